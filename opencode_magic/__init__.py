@@ -1,0 +1,1 @@
+"""Jupyter magics that run the OpenCode agent in a locked-down sandbox."""

@@ -1,0 +1,1 @@
+"""The IPython and ipywidgets side."""

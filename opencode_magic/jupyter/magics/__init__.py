@@ -1,0 +1,1 @@
+"""The line and cell magics."""

@@ -1,0 +1,1 @@
+"""The embedded Sandbox API server (Linux)."""

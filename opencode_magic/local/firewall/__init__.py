@@ -1,0 +1,1 @@
+"""Enforces core.policy on everything that leaves a sandbox."""

@@ -1,0 +1,1 @@
+"""Values -> text: the only place that turns agent text into markup."""

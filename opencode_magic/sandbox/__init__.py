@@ -1,0 +1,1 @@
+"""Launches, locks and proves a sandbox through the vercel-sandbox SDK."""

@@ -1,0 +1,1 @@
+"""One notebook's use of a sandbox; no IPython."""
