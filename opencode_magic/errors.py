@@ -16,7 +16,7 @@ The tree, by who must act:
         * BinaryError
         * SandboxConnectionError
         * SandboxLaunchError
-        * ProofFailedError
+            * ProofFailedError
     * AgentError: the agent server, the model
         * AgentConnectionError
         * AgentApiError
