@@ -1,0 +1,83 @@
+"""Flags that several magics share, and the one way in which a magic reads its line."""
+
+from __future__ import annotations
+
+import keyword
+from typing import TYPE_CHECKING, TypeVar
+
+from IPython.core.error import UsageError
+from IPython.core.magic_arguments import argument, parse_argstring, real_name
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., object]")
+
+MINUTES_MAX = 24 * 60
+
+
+def model_argument(func: F) -> F:
+    """Add ``--model``."""
+    decorate: Callable[[F], F] = argument(
+        "--model",
+        type=plain,
+        default="",
+        metavar="PROVIDER/MODEL",
+        help="The model, such as anthropic/claude-sonnet-4-6. Left out: the first provider that "
+        "has a key, else the scripted demo model.",
+    )
+    return decorate(func)
+
+
+def parse(magic: Callable[..., object], line: str) -> Namespace:
+    """Read a magic's line.
+
+    Raises:
+        UsageError: IPython's own, with how to see the flags: an unknown flag, a value that does
+            not fit, a quote that is not closed.
+    """
+    name = f"%{real_name(magic)}"
+    try:
+        arguments: Namespace = parse_argstring(magic, line)
+    except UsageError as exc:
+        msg = f"{exc} ({name}? lists the flags)"
+        raise UsageError(msg) from None
+    except ValueError as exc:
+        msg = f"{name}: {str(exc).lower()} in {line.strip()!r}"
+        raise UsageError(msg) from None
+    return arguments
+
+
+def plain(value: str) -> str:
+    """Give a flag's value without the quotes that IPython leaves around it."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in {'"', "'"}:
+        return value[1:-1]
+    return value
+
+
+def variable_name(value: str) -> str:
+    """Check the name of a variable to set."""
+    name = plain(value)
+    if not name.isidentifier() or keyword.iskeyword(name):
+        msg = f"{name!r} cannot be the name of a variable"
+        raise UsageError(msg)
+    return name
+
+
+def minutes(value: str) -> int:
+    """Check a number of minutes."""
+    number = int(value) if value.isdecimal() else 0
+    if not 1 <= number <= MINUTES_MAX:
+        msg = f"{value!r} is not a number of minutes from 1 to {MINUTES_MAX}"
+        raise UsageError(msg)
+    return number
+
+
+def mapping(value: str) -> tuple[str, str]:
+    """Split ``NAME=URL``."""
+    name, equals, url = plain(value).partition("=")
+    if not (name and equals and url):
+        msg = f"{value!r} is not NAME=URL, such as ollama.internal=http://127.0.0.1:11434"
+        raise UsageError(msg)
+    return name, url
