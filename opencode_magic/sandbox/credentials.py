@@ -1,0 +1,157 @@
+"""Arguments, environment and ``.env`` files -> the cloud home's credentials, checked for age."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from opencode_magic.errors import CredentialsError
+from opencode_magic.settings import load_env_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from opencode_magic.settings import Settings
+
+RENEW_STEP = "run: vercel env pull"
+LINK_STEP = (
+    "run: vercel link && vercel env pull (or set VERCEL_TOKEN, VERCEL_TEAM_ID and "
+    "VERCEL_PROJECT_ID)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request to the cloud needs. Its repr holds no token."""
+
+    token: str = field(repr=False)
+    team_id: str
+    project_id: str
+    source: str
+    """Where the token stands, such as ``VERCEL_OIDC_TOKEN in .env.local``."""
+    expires_ms: int = 0
+    """Unix time in milliseconds; 0 where it is not known."""
+
+
+def find_credentials(
+    settings: Settings,
+    *,
+    environ: Mapping[str, str] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Credentials:
+    """Find the first usable credentials; everything is read anew at each call.
+
+    Order: arguments, ``VERCEL_OIDC_TOKEN`` of the environment, of ``.env.local`` and ``.env``
+    from the notebook's folder upwards, then ``VERCEL_TOKEN`` with team and project.
+
+    Raises:
+        CredentialsError: There are none, or all that there are have expired; carries the command
+            that gets fresh ones, and never a token.
+    """
+    env: Mapping[str, str] = os.environ if environ is None else environ
+    files = tuple(load_env_files(settings.folder))
+    expired: Credentials | None = None
+    broken: CredentialsError | None = None
+    for token, source in _oidc_tokens(settings, env, files):
+        try:
+            found = parse_oidc_token(token, source=source)
+        except CredentialsError as exc:
+            broken = broken or exc
+            continue
+        found = replace(
+            found,
+            team_id=settings.team_id or found.team_id,
+            project_id=settings.project_id or found.project_id,
+        )
+        if not found.expires_ms or found.expires_ms > clock() * 1000:
+            return found
+        expired = expired or found
+    from_token = _from_access_token(settings, env, files)
+    if from_token is not None:
+        return from_token
+    if expired is not None:
+        ago_min = max(1, int(clock() * 1000 - expired.expires_ms) // 60_000)
+        msg = f"the token from {expired.source} expired {_in_words(ago_min)} ago"
+        raise CredentialsError(msg, next_step=RENEW_STEP)
+    if broken is not None:
+        raise broken
+    raise CredentialsError("there are no Vercel credentials", next_step=LINK_STEP)
+
+
+def parse_oidc_token(token: str, *, source: str) -> Credentials:
+    """Read owner, project and expiry from a JWT, without a signature check (Vercel does that).
+
+    Raises:
+        CredentialsError: It is no JWT, or lacks owner or project.
+    """
+    parts = token.split(".")
+    try:
+        if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature
+            raise ValueError
+        padded = parts[1] + "=" * (-len(parts[1]) % 4)
+        claims = json.loads(base64.urlsafe_b64decode(padded))
+        team_id, project_id = claims["owner_id"], claims["project_id"]
+        expires_s = claims.get("exp", 0)
+        if not (isinstance(team_id, str) and isinstance(project_id, str)):
+            raise TypeError
+        expires_ms = int(float(expires_s) * 1000)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, binascii.Error):
+        msg = f"the token from {source} is no Vercel OIDC token"
+        raise CredentialsError(msg, next_step=RENEW_STEP) from None
+    return Credentials(
+        token=token, team_id=team_id, project_id=project_id, source=source, expires_ms=expires_ms
+    )
+
+
+def _oidc_tokens(
+    settings: Settings,
+    env: Mapping[str, str],
+    files: tuple[tuple[Path, Mapping[str, str]], ...],
+) -> Iterator[tuple[str, str]]:
+    if settings.oidc_token:
+        yield settings.oidc_token, "the argument oidc_token"
+    if env.get("VERCEL_OIDC_TOKEN"):
+        yield env["VERCEL_OIDC_TOKEN"], "VERCEL_OIDC_TOKEN in the environment"
+    for path, values in files:
+        if values.get("VERCEL_OIDC_TOKEN"):
+            yield values["VERCEL_OIDC_TOKEN"], f"VERCEL_OIDC_TOKEN in {path.name}"
+
+
+def _from_access_token(
+    settings: Settings,
+    env: Mapping[str, str],
+    files: tuple[tuple[Path, Mapping[str, str]], ...],
+) -> Credentials | None:
+    def look_up(given: str, variable: str) -> str:
+        sources = (env, *(values for _, values in files))
+        return given or next((v[variable] for v in sources if v.get(variable)), "")
+
+    token = look_up(settings.token, "VERCEL_TOKEN")
+    if not token:
+        return None
+    team_id = look_up(settings.team_id, "VERCEL_TEAM_ID")
+    project_id = look_up(settings.project_id, "VERCEL_PROJECT_ID")
+    missing = [
+        name
+        for name, value in (("VERCEL_TEAM_ID", team_id), ("VERCEL_PROJECT_ID", project_id))
+        if not value
+    ]
+    if missing:
+        msg = f"VERCEL_TOKEN is set, but {' and '.join(missing)} is not"
+        raise CredentialsError(msg, next_step=LINK_STEP)
+    return Credentials(token=token, team_id=team_id, project_id=project_id, source="VERCEL_TOKEN")
+
+
+_MINUTES_AN_HOUR = 60
+
+
+def _in_words(minutes: int) -> str:
+    if minutes < 2 * _MINUTES_AN_HOUR:
+        return f"{minutes} min"
+    return f"{minutes // _MINUTES_AN_HOUR} h"
