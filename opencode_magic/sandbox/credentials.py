@@ -8,7 +8,7 @@ import json
 import os
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opencode_magic.errors import CredentialsError
 from opencode_magic.settings import load_env_files
@@ -90,23 +90,26 @@ def parse_oidc_token(token: str, *, source: str) -> Credentials:
     Raises:
         CredentialsError: It is no JWT, or lacks owner or project.
     """
-    parts = token.split(".")
     try:
-        if len(parts) != 3:  # noqa: PLR2004 - header, claims, signature
-            raise ValueError
-        padded = parts[1] + "=" * (-len(parts[1]) % 4)
-        claims = json.loads(base64.urlsafe_b64decode(padded))
-        team_id, project_id = claims["owner_id"], claims["project_id"]
-        expires_s = claims.get("exp", 0)
-        if not (isinstance(team_id, str) and isinstance(project_id, str)):
-            raise TypeError
-        expires_ms = int(float(expires_s) * 1000)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, binascii.Error):
+        claims = _claims(token)
+        expires_ms = int(float(claims.get("exp") or 0) * 1000)
+    except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error):
+        claims, expires_ms = {}, 0
+    team_id, project_id = claims.get("owner_id"), claims.get("project_id")
+    if not isinstance(team_id, str) or not isinstance(project_id, str):
         msg = f"the token from {source} is no Vercel OIDC token"
-        raise CredentialsError(msg, next_step=RENEW_STEP) from None
+        raise CredentialsError(msg, next_step=RENEW_STEP)
     return Credentials(
         token=token, team_id=team_id, project_id=project_id, source=source, expires_ms=expires_ms
     )
+
+
+def _claims(token: str) -> dict[str, Any]:
+    _header, payload, _signature = token.split(".")
+    padded = payload + "=" * (-len(payload) % 4)
+    # Claims are whatever the token holds; each one that is used is checked by the caller.
+    claims: dict[str, Any] = dict(json.loads(base64.urlsafe_b64decode(padded)))
+    return claims
 
 
 def _oidc_tokens(
