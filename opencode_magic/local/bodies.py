@@ -1,0 +1,348 @@
+"""The Sandbox REST API's request bodies: outside JSON becomes our values, or an error.
+
+Source: the models of ``vercel-sandbox`` 0.10.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from opencode_magic.core.policy import NetworkPolicy, parse_policy
+from opencode_magic.errors import PolicyError
+from opencode_magic.local.wire import IMAGE, ApiError, bad_request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+DEFAULT_TIMEOUT_MS = 300_000
+TIMEOUT_LIMIT_MS = 7 * 24 * 3_600_000
+PORTS_LIMIT = 15
+TAGS_LIMIT = 5
+VCPUS_LIMIT = 64
+RESERVED_PORT = 23456
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """A parsed create body."""
+
+    name: str
+    project_id: str
+    timeout_ms: int = DEFAULT_TIMEOUT_MS
+    vcpus: int = 2
+    is_persistent: bool = True
+    policy: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="allow-all"))
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[int, ...] = ()
+    snapshot_id: str = ""
+    snapshot_expiration_ms: int | None = None
+    keep_last_snapshots: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A parsed command body."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    cwd: str = ""
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout_ms: int | None = None
+    has_stdin: bool = False
+    is_sudo: bool = False
+
+
+def parse_create(value: object) -> CreateRequest:
+    """Parse a create body.
+
+    Raises:
+        ApiError: A field is unknown, malformed, or not to be had here.
+    """
+    body = mapping(value, "the body")
+    known = {
+        "projectId", "name", "image", "source", "ports", "timeout", "resources", "persistent",
+        "networkPolicy", "networkId", "env", "tags", "mounts", "snapshotExpiration",
+        "keepLastSnapshots", "region", "failoverRegions",
+    }  # fmt: skip
+    _only(body, known)
+    for key in ("mounts", "networkId"):
+        if body.get(key):
+            raise ApiError(501, "not_implemented", f"{key} is not available in the local home")
+    image = body.get("image")
+    if image is not None and not _text(image, "image").startswith(IMAGE):
+        raise bad_request(f"image {image!r} is not available in the local home")
+    return CreateRequest(
+        name=parse_name(body["name"]) if body.get("name") else f"sbx-{secrets.token_hex(6)}",
+        project_id=_text(body.get("projectId") or "", "projectId"),
+        timeout_ms=_timeout(body.get("timeout", DEFAULT_TIMEOUT_MS)),
+        vcpus=_vcpus(body.get("resources")),
+        is_persistent=_flag(body.get("persistent", True), "persistent"),
+        policy=read_policy(body.get("networkPolicy", {"mode": "allow-all"})),
+        env=parse_env(body.get("env")),
+        tags=_tags(body.get("tags")),
+        ports=_ports(body.get("ports")),
+        snapshot_id=_source(body.get("source"), has_image=image is not None),
+        snapshot_expiration_ms=_optional_int(body.get("snapshotExpiration"), "snapshotExpiration"),
+        keep_last_snapshots=_retention(body.get("keepLastSnapshots")),
+    )
+
+
+def parse_update(value: object) -> dict[str, object]:
+    """Parse a sparse update into the fields of `Sandbox` that it changes.
+
+    Raises:
+        ApiError: A field is unknown, malformed, or not to be had here.
+    """
+    body = mapping(value, "the body")
+    parsers = {
+        "ports": ("ports", _ports),
+        "timeout": ("timeout_ms", _timeout),
+        "resources": ("vcpus", _vcpus),
+        "persistent": ("is_persistent", lambda item: _flag(item, "persistent")),
+        "networkPolicy": ("policy", read_policy),
+        "env": ("env", parse_env),
+        "tags": ("tags", _tags),
+        "snapshotExpiration": (
+            "snapshot_expiration_ms",
+            lambda item: _optional_int(item, "snapshotExpiration"),
+        ),
+        "keepLastSnapshots": ("keep_last_snapshots", _retention),
+        "currentSnapshotId": ("snapshot_id", lambda item: _text(item, "currentSnapshotId")),
+    }
+    ignored = {"region", "failoverRegions", "projectId"}
+    for key in ("mounts", "networkId"):
+        if body.get(key):
+            raise ApiError(501, "not_implemented", f"{key} is not available in the local home")
+    _only(body, parsers.keys() | ignored | {"mounts", "networkId"})
+    changes: dict[str, object] = {}
+    for key, item in body.items():
+        if key in parsers:
+            name, parse = parsers[key]
+            changes[name] = parse(item)
+    return changes
+
+
+def parse_run(value: object) -> RunRequest:
+    """Parse a command body.
+
+    Raises:
+        ApiError: A field is unknown or malformed.
+    """
+    body = mapping(value, "the body")
+    _only(body, {"command", "args", "cwd", "env", "sudo", "wait", "logs", "timeout", "attachStdin"})
+    command = _text(body.get("command"), "command")
+    args = tuple(_text(item, "args") for item in _sequence(body.get("args") or [], "args"))
+    if not command or "\0" in command or any("\0" in arg for arg in args):
+        raise bad_request("command and args must be text without a zero character")
+    timeout = _optional_int(body.get("timeout"), "timeout")
+    if timeout is not None and timeout <= 0:
+        raise bad_request("timeout must be positive")
+    return RunRequest(
+        command=command,
+        args=args,
+        cwd=_text(body.get("cwd") or "", "cwd"),
+        env=parse_env(body.get("env")),
+        timeout_ms=timeout,
+        has_stdin=_flag(body.get("attachStdin") or False, "attachStdin"),
+        is_sudo=_flag(body.get("sudo") or False, "sudo"),
+    )
+
+
+def read_policy(value: object) -> NetworkPolicy:
+    """Parse a network policy of a body.
+
+    Raises:
+        ApiError: It is no network policy.
+    """
+    try:
+        return parse_policy(value)
+    except PolicyError as exc:
+        raise bad_request(f"networkPolicy: {exc.message}") from exc
+
+
+def parse_name(value: object) -> str:
+    """Parse a sandbox name, which is a file name here too.
+
+    Raises:
+        ApiError: It is empty, too long, or has characters that a file name should not have.
+    """
+    name = _text(value, "name")
+    if not _NAME.fullmatch(name):
+        raise bad_request("name must be 1 to 128 letters, digits, '.', '_' or '-'")
+    return name
+
+
+def parse_env(value: object) -> Mapping[str, str]:
+    """Parse environment variables. An error names the variable and never its value.
+
+    Raises:
+        ApiError: A name or a value cannot be an environment variable.
+    """
+    env: dict[str, str] = {}
+    for name, item in mapping(value or {}, "env").items():
+        if not name or "=" in name or "\0" in name:
+            raise bad_request("env has a name that no variable can have")
+        if not isinstance(item, str) or "\0" in item:
+            raise bad_request(f"env[{name!r}] must be text without a zero character")
+        env[name] = item
+    return env
+
+
+def duration_ms(value: object, where: str) -> int:
+    """Parse a positive number of milliseconds.
+
+    Raises:
+        ApiError: It is not one.
+    """
+    number = _int(value, where)
+    if not 0 < number <= TIMEOUT_LIMIT_MS:
+        raise bad_request(f"{where} must be from 1 to {TIMEOUT_LIMIT_MS} milliseconds")
+    return number
+
+
+def mapping(value: object, where: str) -> Mapping[str, object]:
+    """Give a JSON object.
+
+    Raises:
+        ApiError: It is something else.
+    """
+    if not isinstance(value, dict):
+        raise bad_request(f"{where} must be an object")
+    return value
+
+
+def check_forwards(policy: NetworkPolicy, *, may_reach_loopback: bool) -> None:
+    """Refuse a ``forwardURL`` that leads to this machine, unless a mapping may.
+
+    Args:
+        policy: The policy that a request asks for.
+        may_reach_loopback: Hosts under ``.internal`` may lead to a loopback address.
+
+    Raises:
+        ApiError: A forward URL is malformed, or leads where it must not.
+    """
+    for entry in policy.hosts:
+        for rule in entry.rules:
+            if rule.forward_url:
+                _check_forward(entry.pattern, rule.forward_url, may_reach_loopback)
+
+
+def _check_forward(host: str, url: str, may_reach_loopback: bool) -> None:  # noqa: FBT001 - private
+    try:
+        parts = urlsplit(url)
+        target, _ = parts.hostname, parts.port
+    except ValueError:
+        target = None
+    if not target or parts.scheme not in {"http", "https"}:
+        raise bad_request(f"networkPolicy: the forwardURL of {host!r} is not an http address")
+    try:
+        is_local = not ipaddress.ip_address(target).is_global
+    except ValueError:
+        is_local = target == "localhost" or target.endswith(".localhost")
+    if not is_local:
+        return
+    if not may_reach_loopback:
+        raise bad_request(f"networkPolicy: the forwardURL of {host!r} must be a public address")
+    if not host.endswith(".internal") or target not in {"127.0.0.1", "localhost", "::1"}:
+        raise bad_request(
+            f"networkPolicy: only a host under '.internal' may lead to a loopback address, "
+            f"not {host!r}"
+        )
+
+
+def _source(value: object, *, has_image: bool) -> str:
+    if value is None:
+        return ""
+    body = mapping(value, "source")
+    kind = body.get("type")
+    if kind == "snapshot":
+        if has_image:
+            raise bad_request("image and a snapshot source exclude each other")
+        return _text(body.get("snapshotId"), "source.snapshotId")
+    if kind in {"git", "tarball"}:
+        raise ApiError(501, "not_implemented", f"a {kind} source is not available here yet")
+    raise bad_request("source.type must be 'git', 'tarball' or 'snapshot'")
+
+
+def _retention(value: object) -> Mapping[str, object] | None:
+    if value is None:
+        return None
+    body = mapping(value, "keepLastSnapshots")
+    _only(body, {"count", "expiration", "deleteEvicted"})
+    if _int(body.get("count"), "keepLastSnapshots.count") < 1:
+        raise bad_request("keepLastSnapshots.count must be at least 1")
+    return body
+
+
+def _timeout(value: object) -> int:
+    return duration_ms(value, "timeout")
+
+
+def _vcpus(value: object) -> int:
+    if value is None:
+        return 2
+    body = mapping(value, "resources")
+    _only(body, {"vcpus", "memory"})
+    vcpus = _int(body.get("vcpus", 2), "resources.vcpus")
+    if not 1 <= vcpus <= VCPUS_LIMIT:
+        raise bad_request(f"resources.vcpus must be from 1 to {VCPUS_LIMIT}")
+    return vcpus
+
+
+def _tags(value: object) -> Mapping[str, str]:
+    tags = {name: _text(item, "tags") for name, item in mapping(value or {}, "tags").items()}
+    if len(tags) > TAGS_LIMIT:
+        raise bad_request(f"at most {TAGS_LIMIT} tags")
+    return tags
+
+
+def _ports(value: object) -> tuple[int, ...]:
+    ports = tuple(_int(item, "ports") for item in _sequence(value or [], "ports"))
+    if RESERVED_PORT in ports:
+        raise bad_request(f"port {RESERVED_PORT} is reserved", code="reserved_port")
+    if len(set(ports)) != len(ports) or len(ports) > PORTS_LIMIT:
+        raise bad_request(f"ports must be at most {PORTS_LIMIT}, each once")
+    if not all(1 <= port <= 65535 for port in ports):  # noqa: PLR2004 - the range of ports
+        raise bad_request("ports must be from 1 to 65535")
+    return ports
+
+
+def _sequence(value: object, where: str) -> Sequence[object]:
+    if not isinstance(value, list):
+        raise bad_request(f"{where} must be a list")
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise bad_request(f"{where} must be text")
+    return value
+
+
+def _int(value: object, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise bad_request(f"{where} must be a whole number")
+    return value
+
+
+def _optional_int(value: object, where: str) -> int | None:
+    return None if value is None else _int(value, where)
+
+
+def _flag(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise bad_request(f"{where} must be true or false")
+    return value
+
+
+def _only(body: Mapping[str, object], known: set[str]) -> None:
+    unknown = sorted(key for key in body if key not in known and not key.startswith("__"))
+    if unknown:
+        raise bad_request(f"should NOT have additional property {unknown[0]!r}")

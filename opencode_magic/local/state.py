@@ -1,0 +1,209 @@
+"""What the server knows of a sandbox, its sessions and its snapshots: values, and their disk form.
+
+The disk form holds no injected header's value and no environment value: both are needed only while
+a session runs, and a session does not outlive its server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from opencode_magic.core.policy import NetworkPolicy, parse_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opencode_magic.core.policy import FixedResponse, Match, Matcher, PairMatcher, Rule
+
+Status = Literal["pending", "running", "stopping", "stopped", "failed", "aborted", "snapshotting"]
+LIVE_STATUSES = frozenset({"pending", "running", "stopping", "snapshotting"})
+MEMORY_MB_PER_VCPU = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of a sandbox: a life in processes."""
+
+    session_id: str
+    sandbox_name: str
+    box_id: str
+    """The folder that holds the sandbox's files."""
+    status: Status
+    timeout_ms: int
+    requested_ms: int
+    updated_ms: int
+    started_ms: int | None = None
+    stopped_ms: int | None = None
+    policy: NetworkPolicy = field(default_factory=NetworkPolicy)
+    keeper_pid: int = 0
+    keeper_start_ticks: int = 0
+    """When the keeper started, as the kernel counts: a pid alone may be someone else's by now."""
+    stop_reason: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether processes of it may exist."""
+        return self.status in LIVE_STATUSES
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A named sandbox, running or not."""
+
+    name: str
+    project_id: str
+    session_id: str
+    timeout_ms: int
+    created_ms: int
+    updated_ms: int
+    status_updated_ms: int
+    is_persistent: bool = True
+    vcpus: int = 2
+    policy: NetworkPolicy = field(default_factory=NetworkPolicy)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[int, ...] = ()
+    snapshot_id: str = ""
+    snapshot_expiration_ms: int | None = None
+    keep_last_snapshots: Mapping[str, object] | None = None
+
+    @property
+    def memory_mb(self) -> int:
+        """How much memory goes with the processors, as Vercel counts it."""
+        return self.vcpus * MEMORY_MB_PER_VCPU
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Saved files of a sandbox."""
+
+    snapshot_id: str
+    project_id: str
+    session_id: str
+    sandbox_name: str
+    size_bytes: int
+    created_ms: int
+    updated_ms: int
+    expires_ms: int | None = None
+    last_used_ms: int | None = None
+    method: str = "manual"
+    status: Literal["created", "deleted", "failed"] = "created"
+
+
+def sandbox_to_json(sandbox: Sandbox) -> dict[str, object]:
+    """Give the disk form of a sandbox."""
+    return {
+        "name": sandbox.name,
+        "project_id": sandbox.project_id,
+        "session_id": sandbox.session_id,
+        "timeout_ms": sandbox.timeout_ms,
+        "created_ms": sandbox.created_ms,
+        "updated_ms": sandbox.updated_ms,
+        "status_updated_ms": sandbox.status_updated_ms,
+        "is_persistent": sandbox.is_persistent,
+        "vcpus": sandbox.vcpus,
+        "policy": policy_to_json(sandbox.policy),
+        "tags": dict(sandbox.tags),
+        "ports": list(sandbox.ports),
+        "snapshot_id": sandbox.snapshot_id,
+        "snapshot_expiration_ms": sandbox.snapshot_expiration_ms,
+        "keep_last_snapshots": sandbox.keep_last_snapshots,
+    }
+
+
+def sandbox_from_json(body: Mapping[str, object]) -> Sandbox:
+    """Read the disk form of a sandbox.
+
+    Raises:
+        TypeError: A field is missing or unknown.
+        PolicyError: The policy cannot be parsed.
+    """
+    fields = dict(body)
+    fields["policy"] = parse_policy(fields.get("policy"))
+    ports = fields.get("ports")
+    fields["ports"] = tuple(ports) if isinstance(ports, list) else ()
+    # The file is our own, in a folder that only the user can write.
+    return Sandbox(**fields)  # type: ignore[arg-type]
+
+
+def session_to_json(session: Session) -> dict[str, object]:
+    """Give the disk form of a session."""
+    return {
+        "session_id": session.session_id,
+        "sandbox_name": session.sandbox_name,
+        "box_id": session.box_id,
+        "status": session.status,
+        "timeout_ms": session.timeout_ms,
+        "requested_ms": session.requested_ms,
+        "updated_ms": session.updated_ms,
+        "started_ms": session.started_ms,
+        "stopped_ms": session.stopped_ms,
+        "policy": policy_to_json(session.policy),
+        "keeper_pid": session.keeper_pid,
+        "keeper_start_ticks": session.keeper_start_ticks,
+        "stop_reason": session.stop_reason,
+    }
+
+
+def session_from_json(body: Mapping[str, object]) -> Session:
+    """Read the disk form of a session.
+
+    Raises:
+        TypeError: A field is missing or unknown.
+        PolicyError: The policy cannot be parsed.
+    """
+    fields = dict(body)
+    fields["policy"] = parse_policy(fields.get("policy"))
+    # The file is our own, in a folder that only the user can write.
+    return Session(**fields)  # type: ignore[arg-type]
+
+
+def policy_to_json(policy: NetworkPolicy) -> dict[str, object]:
+    """Give a policy in the wire form that is sent, with every injected value left empty."""
+    subnets = {
+        "allow": [str(net) for net in policy.subnets_allow],
+        "deny": [str(net) for net in policy.subnets_deny],
+    }
+    if policy.mode != "custom":
+        return {"mode": policy.mode}
+    allow = {entry.pattern: [_rule(rule) for rule in entry.rules] for entry in policy.hosts}
+    return {"allow": allow, "subnets": subnets}
+
+
+def _rule(rule: Rule) -> dict[str, object]:
+    body: dict[str, object] = {"match": _match(rule.match)}
+    if rule.headers is not None:
+        body["transform"] = [{"headers": dict.fromkeys(rule.headers, "")}]
+    elif rule.forward_url:
+        body["forwardURL"] = rule.forward_url
+    elif rule.response is not None:
+        body["response"] = _response(rule.response)
+    return body
+
+
+def _response(response: FixedResponse) -> dict[str, object]:
+    return {
+        "statusCode": response.status_code,
+        "headers": dict(response.headers),
+        "body": response.body,
+        "contentType": response.content_type,
+    }
+
+
+def _match(match: Match) -> dict[str, object]:
+    body: dict[str, object] = {"method": list(match.methods)}
+    if match.path is not None:
+        body["path"] = _matcher(match.path)
+    body["queryString"] = [_pair(pair) for pair in match.query]
+    body["headers"] = [_pair(pair) for pair in match.headers]
+    return body
+
+
+def _pair(pair: PairMatcher) -> dict[str, object]:
+    parts = {"key": pair.key, "value": pair.value}
+    return {name: _matcher(part) for name, part in parts.items() if part is not None}
+
+
+def _matcher(matcher: Matcher) -> dict[str, str]:
+    return {matcher.kind: matcher.value}
