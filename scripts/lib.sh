@@ -4,6 +4,10 @@
 ROOT=$PWD
 VENV=${OPENCODE_MAGIC_VENV:-$ROOT/.venv}
 
+# What the sandbox needs of the system, and what only the tests need, as PROGRAM=PACKAGE.
+SANDBOX_PROGRAMS=(bwrap=bubblewrap rg=ripgrep git=git)
+TEST_PROGRAMS=(curl=curl ip=iproute2 chromium=chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf=fonts-dejavu-core)
+
 say() { printf '%s\n' "$*" >&2; }
 
 # Ends the script with one line that says what to do.
