@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from opencode_magic.core.policy import NetworkPolicy, parse_policy
+from opencode_magic.core.policy import NetworkPolicy
+from opencode_magic.core.policy_wire import parse_policy
 from opencode_magic.errors import PolicyError
 from opencode_magic.local.wire import IMAGE, ApiError, bad_request
 

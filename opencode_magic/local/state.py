@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from opencode_magic.core.policy import NetworkPolicy, parse_policy
+from opencode_magic.core.policy import NetworkPolicy
+from opencode_magic.core.policy_wire import parse_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ Its key never leaves this process and is not written to disk.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import ssl
 import threading
@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LEAF_LIMIT = 256
-_LIFE = datetime.timedelta(days=397)
-_SKEW = datetime.timedelta(days=1)
+_LIFE = dt.timedelta(days=397)
+_SKEW = dt.timedelta(days=1)
 _COMMON_NAME_LIMIT_CHARS = 64
 
 
@@ -40,7 +40,7 @@ class SandboxCA:
         """Make a new authority; ``name`` is its common name."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(name)
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         certificate = (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -97,7 +97,7 @@ class SandboxCA:
         return context
 
     def _sign(self, host: str) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         authority = self._certificate.extensions.get_extension_for_class(
             x509.SubjectKeyIdentifier
         ).value
