@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
 import pytest
 
 from tests.timing import FolderTiming
@@ -26,6 +25,15 @@ PRIVATE_VARIABLE = re.compile(
 )
 USER_ENVIRONMENT = dict(os.environ)
 """What the user started the run with: for the one thing that fetches, see ``opencode_binary``."""
+
+SHORT_PARENT = "/tmp" if os.name == "posix" else None
+"""A socket's path must be short, and the usual place for temporary files may be deep."""
+
+FETCH = """
+from opencode_magic.sandbox.opencode import ensure_binary
+from opencode_magic.settings import load_settings
+print(ensure_binary(load_settings()).path)
+"""
 
 FOLDERS = {
     "OPENCODE_MAGIC_CACHE_DIR": "cache",
@@ -45,12 +53,14 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if PRIVATE_VARIABLE.search(name):
             del os.environ[name]
+    examples = str(Path(__file__).parent.parent / ".hypothesis")
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", examples)
 
 
 @pytest.fixture(autouse=True)
 def isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of the test's own, with a path short enough for sockets, for all that we write."""
-    base = Path(tempfile.mkdtemp(prefix="om-", dir="/tmp" if os.name == "posix" else None))
+    base = Path(tempfile.mkdtemp(prefix="om-", dir=SHORT_PARENT))
     base.chmod(0o755)
     for name, folder in FOLDERS.items():
         (base / folder).mkdir(mode=0o700)
@@ -58,47 +68,42 @@ def isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     (base / "work").mkdir()
     monkeypatch.chdir(base / "work")
     if "opencode_binary" in request.fixturenames:
-        seed_cache(request.getfixturevalue("opencode_binary"), base / "cache")
+        seed_cache(request.getfixturevalue("seeded_cache"), base / "cache")
     yield base
     monkeypatch.chdir("/")
     shutil.rmtree(base, ignore_errors=True)
 
 
-def seed_cache(binary: Path, cache_dir: Path) -> None:
+def seed_cache(source: Path, cache_dir: Path) -> None:
     """Put the verified binary and its tarball where the product's cache has them, with no copy."""
-    version_dir = binary.parent.parent
-    for path in version_dir.rglob("*"):
-        target = cache_dir / "opencode" / version_dir.name / path.relative_to(version_dir)
-        if path.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(path, target)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name; a copy where the two are on different file systems."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
+    shutil.copytree(source, cache_dir, copy_function=os.link, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="session")
-def opencode_binary() -> Path:
-    """The pinned OpenCode from the user's own cache, verified; fetched once where it is missing.
+def seeded_cache() -> Iterator[Path]:
+    """A cache folder with the pinned OpenCode, copied once from the user's own.
 
-    A test that asks for it finds it in its own cache folder too.
+    It is a copy so that no test can spoil the user's; that one is filled where it is empty.
     """
-    cache_dir = USER_ENVIRONMENT.get("OPENCODE_MAGIC_CACHE_DIR") or str(
-        platformdirs.user_cache_path("opencode-magic")
-    )
     fetched = subprocess.run(
-        [sys.executable, "-m", "tests.fetch_binary", cache_dir],
+        [sys.executable, "-c", FETCH],
         cwd=Path(__file__).parent.parent,
-        env=USER_ENVIRONMENT,
+        env={**USER_ENVIRONMENT, "OPENCODE_MAGIC_BINARY": ""},
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
-    return Path(fetched.stdout.strip())
+    package_dir = Path(fetched.stdout.strip()).parent
+    with tempfile.TemporaryDirectory(prefix="om-", dir=SHORT_PARENT) as folder:
+        base = Path(folder)
+        base.chmod(0o755)
+        version_dir = package_dir.parent
+        target = base / "opencode" / version_dir.name / package_dir.name
+        shutil.copytree(package_dir, target, ignore=shutil.ignore_patterns(".*", "*.bad"))
+        yield base
+
+
+@pytest.fixture(scope="session")
+def opencode_binary(seeded_cache: Path) -> Path:
+    """The pinned OpenCode, verified. A test that asks for it has it in its own cache too."""
+    return next(seeded_cache.glob("opencode/*/*/opencode"))
