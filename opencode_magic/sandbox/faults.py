@@ -1,0 +1,100 @@
+"""What the SDK and its HTTP library raise -> our errors, without tokens and without locals."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from opencode_magic.errors import CredentialsError, OpencodeMagicError, SandboxConnectionError
+from opencode_magic.sandbox.credentials import RENEW_STEP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_GONE_STATUSES = {404, 410}
+_GONE_CODES = {"sandbox_stopped", "sandbox_stopping", "not_found"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What went wrong in words, and the next step where there is one."""
+
+    message: str
+    next_step: str = ""
+    is_gone: bool = False
+    """The sandbox is not there (any more)."""
+    is_sure: bool = False
+    """The server answered: what was asked was surely not done."""
+    is_credentials: bool = False
+
+
+def describe(exc: BaseException) -> Fault:
+    """Say what an exception of a call to the home means. Never holds a token."""
+    import httpx2  # noqa: PLC0415 - takes 0.1 s; known by now where a call was made
+    from vercel.sandbox.sync import (  # noqa: PLC0415 - as above
+        SandboxApiError,
+        SandboxError,
+        SandboxFilesystemWriteError,
+    )
+
+    if isinstance(exc, OpencodeMagicError):
+        return Fault(exc.message, exc.next_step, is_credentials=isinstance(exc, CredentialsError))
+    if isinstance(exc, SandboxFilesystemWriteError) and isinstance(exc.__cause__, Exception):
+        exc = exc.__cause__
+    if isinstance(exc, SandboxApiError):
+        return _api_fault(exc.status_code, str(exc.code or ""), _said(exc.data))
+    if isinstance(exc, httpx2.TimeoutException):
+        return Fault("the sandbox's home did not answer in time", "try again")
+    if isinstance(exc, httpx2.HTTPError):
+        return Fault(f"the sandbox's home cannot be reached: {exc}", "run: %opencode_doctor")
+    if isinstance(exc, SandboxError):
+        return Fault(f"the sandbox's home answered oddly: {exc}")
+    return Fault(f"{type(exc).__name__}: {exc}")
+
+
+@contextlib.contextmanager
+def as_connection_error() -> Iterator[None]:
+    """Raise what a call to the home raises as one of our errors, with nothing chained to it.
+
+    A chained exception would carry the SDK's frames, whose locals hold tokens and injected
+    headers.
+    """
+    try:
+        yield
+    except OpencodeMagicError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - the SDK's HTTP library raises its own kinds
+        fault = describe(exc)
+    else:
+        return
+    kind = CredentialsError if fault.is_credentials else SandboxConnectionError
+    raise kind(fault.message, next_step=fault.next_step)
+
+
+def _api_fault(status: int, code: str, said: str) -> Fault:
+    detail = f"{said or code or 'no reason given'} (HTTP {status})"
+    is_gone = status in _GONE_STATUSES or code in _GONE_CODES
+    if status in {401, 403}:
+        return Fault(
+            f"the home refused the credentials: {detail}",
+            f"{RENEW_STEP}, and check that the project may use Sandboxes",
+            is_sure=True,
+            is_credentials=True,
+        )
+    next_steps = {
+        402: "the plan's quota is used up, or the plan does not have this: see vercel.com/usage",
+        429: "too many calls: wait a minute and try again",
+    }
+    step = next_steps.get(status, "")
+    if status == 400 and "timeout" in said.lower():  # noqa: PLR2004 - HTTP's bad request
+        step = "the plan allows less time: set OPENCODE_MAGIC_TIME_LIMIT_S lower"
+    is_sure = status < 500  # noqa: PLR2004 - a server error may come after the deed
+    return Fault(f"the home refused: {detail}", step, is_gone=is_gone, is_sure=is_sure)
+
+
+def _said(data: object) -> str:
+    if isinstance(data, dict) and isinstance(data.get("error"), dict):
+        message = data["error"].get("message")
+        return message if isinstance(message, str) else ""
+    return ""
