@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opencode_magic.local import image
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+CHANNEL_FD = 200
+SECCOMP_FD = 201
+ARGUMENTS_FD = 202
+
+_MASKED_IN_PROC = (
+    "kcore",
+    "keys",
+    "key-users",
+    "kallsyms",
+    "kmsg",
+    "kpagecount",
+    "kpageflags",
+    "latency_stats",
+    "modules",
+    "mtrr",
+    "sched_debug",
+    "slabinfo",
+    "sysrq-trigger",
+    "timer_list",
+    "vmallocinfo",
+)
+_READ_ONLY_IN_PROC = ("sys", "fs", "bus", "irq", "scsi", "acpi", "driver", "tty")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one sandbox may use. The kernel enforces these; see ``keeper.usage`` for the rest."""
+    """What one sandbox may use, as far as the kernel itself keeps count."""
 
     processes: int = 1024
     """Processes and threads of the whole sandbox."""
@@ -31,6 +56,19 @@ class Limits:
     run_bytes: int = 16 * MIB
     """``/run``, which is memory."""
 
+    def rlimits(self) -> dict[str, int]:
+        """Give what each process is limited to, by the name after ``RLIMIT_``."""
+        return {
+            "NPROC": self.processes,
+            "NOFILE": self.open_files,
+            "FSIZE": self.file_bytes,
+            "DATA": self.data_bytes,
+            "CORE": 0,
+            "MEMLOCK": 64 * MIB,
+            "MSGQUEUE": 0,
+            "SIGPENDING": 4096,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
@@ -44,3 +82,91 @@ class SandboxSpec:
     opencode: Path | None = None
     """Bound read-only at ``/opt/opencode/bin/opencode``."""
     limits: Limits = field(default_factory=Limits)
+
+
+def keeper_arguments() -> list[str]:
+    """Give bubblewrap's options for the keeper: namespaces of its own, the host's files."""
+    capabilities = ("NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP")
+    return [
+        *("--unshare-user", "--uid", "0", "--gid", "0"),
+        *("--unshare-net", "--unshare-pid", "--die-with-parent"),
+        *("--cap-drop", "ALL"),
+        *(word for name in capabilities for word in ("--cap-add", f"CAP_{name}")),
+        *("--dev-bind", "/", "/", "--proc", "/proc"),
+    ]
+
+
+def sandbox_arguments(spec: SandboxSpec) -> list[str]:
+    """Give bubblewrap's options for the sandbox itself, in the order that they take effect."""
+    return [
+        *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
+        *("--unshare-cgroup-try", "--uid", str(image.USER_ID), "--gid", str(image.USER_ID)),
+        *("--disable-userns", "--die-with-parent", "--new-session", "--as-pid-1"),
+        *("--cap-drop", "ALL", "--clearenv", "--hostname", image.HOSTNAME),
+        *_system(),
+        *_own_folders(spec),
+        *_kernel_views(spec.limits),
+        *("--seccomp", str(SECCOMP_FD)),
+        *("--remount-ro", "/", "--chdir", "/"),
+    ]
+
+
+def sandbox_command() -> list[str]:
+    """Give the program that bubblewrap turns into, inside."""
+    start = (
+        f"import sys; sys.path.insert(0, {image.PROGRAM_FOLDER!r}); "
+        f"from opencode_magic.local.pid1 import main; main({CHANNEL_FD})"
+    )
+    return [image.inside_python().program, "-I", "-S", "-B", "-c", start]
+
+
+def _system() -> Iterator[str]:
+    for folder in ("/opt", "/var", "/home", "/mnt", "/srv", "/root"):
+        yield from ("--perms", "0755", "--dir", folder)
+    yield from ("--ro-bind", "/usr", "/usr")
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        place = Path("/", name)
+        if place.is_symlink():
+            yield from ("--symlink", str(place.readlink()), str(place))
+        elif place.is_dir():
+            yield from ("--ro-bind", str(place), str(place))
+    python = image.inside_python()
+    for source, target in python.binds:
+        yield from ("--ro-bind", source, target)
+    for folder in python.hidden:
+        yield from ("--size", "4096", "--tmpfs", folder)
+        yield from ("--remount-ro", folder)
+    here = Path(__file__).resolve().parent
+    for folder in ("", "/opencode_magic", "/opencode_magic/local"):
+        yield from ("--perms", "0755", "--dir", f"{image.PROGRAM_FOLDER}{folder}")
+    for name in ("wire.py", "pid1.py"):
+        target = f"{image.PROGRAM_FOLDER}/opencode_magic/local/{name}"
+        yield from ("--ro-bind", str(here / name), target)
+
+
+def _own_folders(spec: SandboxSpec) -> Iterator[str]:
+    folder = spec.folder
+    yield from ("--ro-bind", str(folder / "etc"), "/etc")
+    yield from ("--ro-bind-try", "/etc/alternatives", "/etc/alternatives")
+    yield from ("--bind", str(folder / "home"), image.HOME)
+    yield from ("--bind", str(folder / "tmp"), image.DISK_TMP)
+    if spec.opencode is not None:
+        yield from ("--perms", "0755", "--dir", "/opt/opencode")
+        yield from ("--perms", "0755", "--dir", image.OPENCODE_FOLDER)
+        yield from ("--ro-bind", str(spec.opencode), image.OPENCODE)
+
+
+def _kernel_views(limits: Limits) -> Iterator[str]:
+    yield from ("--proc", "/proc")
+    for name in _READ_ONLY_IN_PROC:
+        if Path("/proc", name).is_dir():
+            yield from ("--ro-bind", f"/proc/{name}", f"/proc/{name}")
+    for name in _MASKED_IN_PROC:
+        if Path("/proc", name).exists():
+            yield from ("--ro-bind", "/dev/null", f"/proc/{name}")
+    yield from ("--dev", "/dev")
+    yield from ("--perms", "1777", "--size", str(limits.shm_bytes), "--tmpfs", "/dev/shm")  # noqa: S108 - inside
+    yield from ("--remount-ro", "/dev")
+    yield from ("--perms", "1777", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp")  # noqa: S108 - inside
+    yield from ("--perms", "0755", "--size", str(limits.run_bytes), "--tmpfs", "/run")
+

@@ -7,26 +7,34 @@ namespaces, and all of it ends with the keeper.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import os
+import platform
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from opencode_magic.errors import HomeUnavailableError, SandboxError
+from opencode_magic.local import image, isolation, start
+from opencode_magic.local.children import Child, Children
+from opencode_magic.local.seccomp import seccomp_filter
+from opencode_magic.local.start import KeeperPlace
+from opencode_magic.local.wire import MessageReader, WireError, send_message
+
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Mapping, Sequence
-    from concurrent.futures import Future
-    from pathlib import Path
 
     from opencode_magic.local.isolation import Limits, SandboxSpec
 
+__all__ = ["Child", "Keeper", "KeeperPlace"]
 
-@dataclass(frozen=True, slots=True)
-class KeeperPlace:
-    """What a keeper needs to know before there is a sandbox for it."""
-
-    sandboxes: Path
-    """Every sandbox's folder stands under this one."""
-    opencode: Path | None = None
-    """The binary that sandboxes may be given."""
+READY_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 5.0
 
 
 class Keeper:
@@ -35,15 +43,28 @@ class Keeper:
     Attributes:
         listeners: ``tls4``, ``tls6`` (TCP 443), ``http4``, ``http6`` (TCP 80), ``dns4``, ``dns6``
             (UDP 53), ``dnstcp4``, ``dnstcp6`` (TCP 53), ``proxy`` (TCP 127.0.0.1:3128), all
-            listening and non-blocking; and ``packets``, an AF_PACKET socket (SOCK_DGRAM, all
-            protocols) bound to ``lo``.
+            blocking; and ``packets``, an AF_PACKET socket (SOCK_DGRAM) on ``lo`` that gives the
+            first bytes, from the IP head on, of each attempt on a place without a listener.
+            All but ``proxy`` are bound to every address, and ``getsockname`` of an accepted
+            connection tells where it wanted to go. The ``dns`` sockets have IP_PKTINFO on: the
+            answer must leave from the address that was asked. The ``6`` ones are missing where
+            the host has no IPv6.
         uid: The host's user id that the sandbox's processes and files belong to.
         pid: The host's process id of the outermost process.
+        ended: Gets why, once, when the sandbox or its keeper is gone.
     """
 
-    listeners: Mapping[str, socket.socket]
-    uid: int
-    pid: int
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, uid: int) -> None:
+        self.listeners: Mapping[str, socket.socket] = {}
+        self.uid = uid
+        self.pid = process.pid
+        self.ended: Future[str] = Future()
+        self._process = process
+        self._control = control
+        self._reader = MessageReader(control, takes_fds=True)
+        self._lock = threading.Lock()
+        self._children: Children | None = None
+        self._limits: Limits | None = None
 
     @classmethod
     def prepare(cls, place: KeeperPlace) -> Keeper:
@@ -52,18 +73,63 @@ class Keeper:
         Raises:
             HomeUnavailableError: Isolation cannot be had here; names what is missing.
         """
-        raise NotImplementedError
+        uid = start.spare_uid()
+        _open_to_keepers(place, uid)
+        control, inner = socket.socketpair()
+        with inner, tempfile.TemporaryFile() as errors:
+            argv = start.command(place, uid, inner.fileno())
+            process = start.popen(argv, fds=[inner.fileno()], stderr=errors.fileno())
+            control.settimeout(READY_TIMEOUT_S)
+            keeper = cls(process, control, os.geteuid() if uid is None else uid)
+            inner.close()
+            try:
+                keeper._greet()
+            except WireError as exc:
+                keeper.close()
+                errors.seek(0)
+                raise _unavailable(errors.read(4000)) from exc
+        return keeper
 
     @classmethod
     def start(cls, place: KeeperPlace, spec: SandboxSpec) -> Keeper:
         """Give a keeper with the sandbox in it: ``prepare`` and ``enter`` in one."""
         keeper = cls.prepare(place)
-        keeper.enter(spec)
+        try:
+            keeper.enter(spec)
+        except BaseException:
+            keeper.close()
+            raise
         return keeper
 
     def enter(self, spec: SandboxSpec) -> None:
-        """Build the sandbox. Makes its folders where they are missing. Once per keeper."""
-        raise NotImplementedError
+        """Build the sandbox. Makes its folders where they are missing. Once per keeper.
+
+        Raises:
+            HomeUnavailableError: The sandbox cannot be built; says what bubblewrap said.
+        """
+        owner = None if self.uid == os.geteuid() else self.uid
+        image.make_folders(spec.folder, spec.ca_bundle or image.host_ca_bundle(), owner)
+        self._limits = spec.limits
+        channel, inner = socket.socketpair()
+        with inner, tempfile.TemporaryFile() as errors:
+            seccomp = _pipe_with(seccomp_filter(platform.machine()))
+            words = isolation.sandbox_arguments(spec)
+            arguments = _pipe_with(b"".join(word.encode() + b"\0" for word in words))
+            argv = [start.program("bwrap"), "--args", str(isolation.ARGUMENTS_FD), "--"]
+            argv += isolation.sandbox_command()
+            fds = [inner.fileno(), seccomp, arguments, errors.fileno()]
+            numbers = [isolation.CHANNEL_FD, isolation.SECCOMP_FD, isolation.ARGUMENTS_FD, 2]
+            try:
+                self._request({"op": "enter", "argv": argv, "numbers": numbers}, fds)
+                inner.close()
+                self._children = Children(channel, self._end, READY_TIMEOUT_S)
+            except WireError as exc:
+                channel.close()
+                errors.seek(0)
+                raise _unavailable(errors.read(4000)) from exc
+            finally:
+                os.close(seccomp)
+                os.close(arguments)
 
     def spawn(
         self,
@@ -89,38 +155,125 @@ class Keeper:
         Raises:
             ExecutableNotFoundError: There is no such program.
             BadFolderError: ``cwd`` cannot be entered.
-            SandboxError: The sandbox is gone.
+            SandboxError: The sandbox is gone, or has no process left to give.
         """
-        raise NotImplementedError
+        if self._children is None or self._limits is None:
+            raise SandboxError("the sandbox is not built yet")
+        if os.geteuid() != self.uid:
+            for fd in {stdin, stdout, stderr}:
+                os.fchown(fd, self.uid, self.uid)
+        message = {
+            "argv": list(argv),
+            "env": dict(env),
+            "cwd": cwd,
+            "limits": (limits or self._limits).rlimits(),
+        }
+        return self._children.spawn(message, [stdin, stdout, stderr])
 
     def connect(self, port: int, *, timeout_s: float = 5.0) -> socket.socket:
         """Give a blocking socket connected to a loopback port inside.
 
         Raises:
-            OSError: Nothing listens there.
+            OSError: Nothing listens there, or the sandbox is gone.
         """
-        raise NotImplementedError
+        last = OSError(f"nothing listens on port {port} inside")
+        for family, address in (("4", "127.0.0.1"), ("6", "::1")):
+            sock = self.socket(family)
+            try:
+                sock.settimeout(timeout_s)
+                sock.connect((address, port))
+                sock.settimeout(None)
+            except OSError as exc:
+                sock.close()
+                last = exc
+            else:
+                return sock
+        raise last
+
+    def socket(self, family: str = "4") -> socket.socket:
+        """Give an unconnected TCP socket of the sandbox's network, for a caller that connects it.
+
+        Raises:
+            OSError: The sandbox is gone, or has no such family.
+        """
+        try:
+            message, fds = self._request({"op": "socket", "family": family})
+        except WireError as exc:
+            raise ConnectionError(str(exc)) from exc
+        if not fds:
+            raise OSError(message.get("errno"), "no such socket")
+        return socket.socket(fileno=fds[0])
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the sandbox's processes can still run."""
+        return self._process.poll() is None and not self.ended.done()
 
     def close(self) -> None:
         """End everything inside and wait for it. Twice is harmless."""
-        raise NotImplementedError
+        self._end("it was closed")
+        self._control.close()
+        for listener in self.listeners.values():
+            listener.close()
+        if self._children is not None:
+            self._children.close()
+        try:
+            self._process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(CLOSE_TIMEOUT_S)
+        self._reader.close()
+
+    def _greet(self) -> None:
+        message, fds = self._reader.read()
+        names = message.get("listeners")
+        if not isinstance(names, list) or len(names) != len(fds):
+            msg = "the keeper did not hand out its listeners"
+            raise WireError(msg)
+        self.listeners = {
+            str(name): socket.socket(fileno=fd) for name, fd in zip(names, fds, strict=True)
+        }
+        self._control.settimeout(REQUEST_TIMEOUT_S)
+
+    def _request(
+        self, message: Mapping[str, object], fds: Sequence[int] = ()
+    ) -> tuple[dict[str, object], list[int]]:
+        with self._lock:
+            send_message(self._control, message, fds)
+            return self._reader.read()
+
+    def _end(self, reason: str) -> None:
+        with contextlib.suppress(Exception):  # somebody else said why before
+            self.ended.set_result(reason)
 
 
-class Child:
-    """One program that runs in the sandbox.
+def _open_to_keepers(place: KeeperPlace, uid: int | None) -> None:
+    """Make the folder of the sandboxes; a spare user may pass it, and see nothing in it."""
+    place.sandboxes.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if uid is not None:
+        place.sandboxes.chmod(0o711)
 
-    Attributes:
-        pid: Its process id inside.
-        exited: Gets the exit code (128 + signal number where a signal ended it) once.
-    """
 
-    pid: int
-    exited: Future[int]
+def _pipe_with(data: bytes) -> int:
+    """Give the reading end of a pipe that holds the data; it must fit a pipe (64 KiB)."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as pipe:
+        pipe.write(data)
+    return reading
 
-    def wait(self, timeout_s: float | None = None) -> int:
-        """Give the exit code; raises TimeoutError when it still runs after ``timeout_s``."""
-        raise NotImplementedError
 
-    def signal(self, number: int, *, is_group: bool = True) -> None:
-        """Send a signal to the program's process group. Harmless when it has ended."""
-        raise NotImplementedError
+def _unavailable(errors: bytes) -> HomeUnavailableError:
+    said = errors.decode(errors="replace").strip() or "it ended without a word"
+    return HomeUnavailableError(
+        f"the sandbox's walls cannot be built here: {said}",
+        next_step="python -m opencode_magic.local doctor says what is missing",
+    )
+
+
+def measure_start(place: KeeperPlace) -> float:
+    """Give how many seconds a keeper takes until it is ready; ends it again."""
+    began = time.perf_counter()
+    keeper = Keeper.prepare(place)
+    took_s = time.perf_counter() - began
+    keeper.close()
+    return took_s

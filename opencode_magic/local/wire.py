@@ -1,123 +1,141 @@
-"""The Sandbox REST API's answers: our values become its bodies and its errors.
+"""Messages with file descriptors over a Unix stream socket: length, JSON, SCM_RIGHTS.
 
-Source: the models of ``vercel-sandbox`` 0.10 and the validators of its JavaScript sibling.
+Used by the host, by the keeper and inside the sandbox, so it needs the standard library only.
 """
 
 from __future__ import annotations
 
+import array
+import json
+import os
+import socket
 from typing import TYPE_CHECKING
 
-from opencode_magic.errors import SandboxError
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from opencode_magic.local.state import Sandbox, Session, Snapshot
-
-REGION = "local"
-IMAGE = "vercel/sandbox/universal"
-CWD = "/vercel"
-
-
-class ApiError(SandboxError):
-    """A request that is answered with an error body."""
-
-    def __init__(self, status_code: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status_code = status_code
-        self.code = code
-
-    def body(self) -> dict[str, object]:
-        """Give the error body of the wire."""
-        return {"error": {"code": self.code, "message": self.message}}
+MESSAGE_LIMIT_BYTES = 8 * 1024 * 1024
+FDS_LIMIT = 32
+_HEAD = 4
+_RECEIVE_BYTES = 65536
+_FD_BYTES = array.array("i").itemsize
 
 
-def bad_request(message: str, *, code: str = "bad_request") -> ApiError:
-    """Give the error for a body that does not fit."""
-    return ApiError(400, code, message)
+class WireError(Exception):
+    """The other side is gone or does not keep to the protocol."""
 
 
-def not_found(what: str) -> ApiError:
-    """Give the error for something that does not exist."""
-    return ApiError(404, "not_found", f"{what} not found.")
+def send_message(
+    channel: socket.socket, message: Mapping[str, object], fds: Sequence[int] = ()
+) -> None:
+    """Send one message whole; its descriptors travel with the first byte.
+
+    Raises:
+        WireError: The other side is gone, or took nothing within the socket's time limit.
+    """
+    body = json.dumps({**message, "fds": len(fds)}).encode()
+    if len(body) > MESSAGE_LIMIT_BYTES:
+        msg = f"a message of {len(body)} bytes is over the limit"
+        raise WireError(msg)
+    data = len(body).to_bytes(_HEAD, "big") + body
+    try:
+        sent = socket.send_fds(channel, [data], fds) if fds else channel.send(data)
+        channel.sendall(data[sent:])
+    except OSError as exc:
+        msg = f"cannot send: {exc}"
+        raise WireError(msg) from exc
 
 
-def sandbox_payload(sandbox: Sandbox, session: Session) -> dict[str, object]:
-    """Give a sandbox as the API shows it; its status is that of its current session."""
-    payload: dict[str, object] = {
-        "name": sandbox.name,
-        "currentSessionId": sandbox.session_id,
-        "image": IMAGE,
-        "status": session.status,
-        "persistent": sandbox.is_persistent,
-        "projectId": sandbox.project_id,
-        "cwd": CWD,
-        "region": REGION,
-        "memory": sandbox.memory_mb,
-        "vcpus": sandbox.vcpus,
-        "timeout": sandbox.timeout_ms,
-        "networkPolicy": sandbox.policy.to_readback(),
-        "statusUpdatedAt": sandbox.status_updated_ms,
-        "createdAt": sandbox.created_ms,
-        "updatedAt": sandbox.updated_ms,
-        "tags": dict(sandbox.tags),
-    }
-    optional = {
-        "currentSnapshotId": sandbox.snapshot_id or None,
-        "snapshotExpiration": sandbox.snapshot_expiration_ms,
-        "keepLastSnapshots": sandbox.keep_last_snapshots,
-    }
-    payload.update({key: item for key, item in optional.items() if item is not None})
-    return payload
+class MessageReader:
+    """Gives the messages of one socket in order.
 
+    Descriptors are taken only where ``takes_fds``; the kernel drops what is not taken.
+    """
 
-def session_payload(session: Session, sandbox: Sandbox) -> dict[str, object]:
-    """Give a session as the API shows it."""
-    payload: dict[str, object] = {
-        "id": session.session_id,
-        "sourceSandboxName": session.sandbox_name,
-        "projectId": sandbox.project_id,
-        "status": session.status,
-        "cwd": CWD,
-        "region": REGION,
-        "memory": sandbox.memory_mb,
-        "vcpus": sandbox.vcpus,
-        "timeout": session.timeout_ms,
-        "networkPolicy": session.policy.to_readback(),
-        "requestedAt": session.requested_ms,
-        "createdAt": session.requested_ms,
-        "updatedAt": session.updated_ms,
-    }
-    if session.started_ms is not None:
-        payload["startedAt"] = session.started_ms
-    if session.stopped_ms is not None:
-        payload["stoppedAt"] = session.stopped_ms
-    return payload
+    def __init__(self, channel: socket.socket, *, takes_fds: bool) -> None:
+        self._channel = channel
+        self._takes_fds = takes_fds
+        self._buffer = bytearray()
+        self._fds: list[int] = []
 
+    def read(self) -> tuple[dict[str, object], list[int]]:
+        """Wait for a message; the descriptors (close-on-exec) belong to the caller.
 
-def snapshot_payload(snapshot: Snapshot) -> dict[str, object]:
-    """Give a snapshot as the API shows it."""
-    payload: dict[str, object] = {
-        "id": snapshot.snapshot_id,
-        "sourceSessionId": snapshot.session_id,
-        "region": REGION,
-        "regions": [REGION],
-        "status": snapshot.status,
-        "sizeBytes": snapshot.size_bytes,
-        "createdAt": snapshot.created_ms,
-        "updatedAt": snapshot.updated_ms,
-        "creationMethod": snapshot.method,
-    }
-    if snapshot.expires_ms is not None:
-        payload["expiresAt"] = snapshot.expires_ms
-    if snapshot.last_used_ms is not None:
-        payload["lastUsedAt"] = snapshot.last_used_ms
-    return payload
+        Raises:
+            WireError: The other side closed, or sent what is no message.
+        """
+        while True:
+            found = self._take()
+            if found is not None:
+                return found
+            self._receive()
 
+    def read_ready(self) -> list[tuple[dict[str, object], list[int]]]:
+        """Give every whole message after one receive; none where more is to come.
 
-def route_payloads(routes: Mapping[int, str], session_id: str) -> list[dict[str, object]]:
-    """Give the published ports as the API shows them."""
-    return [
-        {"url": url, "port": port, "subdomain": f"{session_id.replace('_', '-')}-{port}"}
-        for port, url in routes.items()
-    ]
+        Raises:
+            WireError: The other side closed, or sent what is no message.
+        """
+        self._receive()
+        messages = []
+        while (found := self._take()) is not None:
+            messages.append(found)
+        return messages
+
+    def close(self) -> None:
+        """Close descriptors that no message claimed."""
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+    def _receive(self) -> None:
+        try:
+            if self._takes_fds:
+                data = self._receive_with_fds()
+            else:
+                data = self._channel.recv(_RECEIVE_BYTES)
+        except OSError as exc:
+            msg = f"cannot receive: {exc}"
+            raise WireError(msg) from exc
+        if not data:
+            msg = "the other side closed"
+            raise WireError(msg)
+        self._buffer += data
+
+    def _receive_with_fds(self) -> bytes:
+        # Not socket.recv_fds: Python 3.11 drops its flags, and what came in would be inherited.
+        data, controls, _flags, _address = self._channel.recvmsg(
+            _RECEIVE_BYTES, socket.CMSG_SPACE(FDS_LIMIT * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, payload in controls:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds = array.array("i")
+                fds.frombytes(payload[: len(payload) - len(payload) % _FD_BYTES])
+                self._fds += fds
+        return data
+
+    def _take(self) -> tuple[dict[str, object], list[int]] | None:
+        if len(self._buffer) < _HEAD:
+            return None
+        size = int.from_bytes(self._buffer[:_HEAD], "big")
+        if size > MESSAGE_LIMIT_BYTES:
+            msg = f"a message of {size} bytes is over the limit"
+            raise WireError(msg)
+        if len(self._buffer) < _HEAD + size:
+            return None
+        body = bytes(self._buffer[_HEAD : _HEAD + size])
+        del self._buffer[: _HEAD + size]
+        return self._parse(body)
+
+    def _parse(self, body: bytes) -> tuple[dict[str, object], list[int]]:
+        try:
+            message = json.loads(body)
+        except ValueError as exc:
+            msg = "a message is not JSON"
+            raise WireError(msg) from exc
+        count = message.pop("fds", 0) if isinstance(message, dict) else None
+        if not isinstance(count, int) or not 0 <= count <= len(self._fds):
+            msg = "a message is malformed"
+            raise WireError(msg)
+        fds, self._fds = self._fds[:count], self._fds[count:]
+        return message, fds

@@ -1,0 +1,158 @@
+"""The program that owns a sandbox's network namespace: routes and listeners for the host.
+
+Started by ``keeper.py`` through bubblewrap as user 0 of a user namespace of its own, with four
+network capabilities there and none on the host. Needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+
+from opencode_magic.local.bpf import attempts_filter
+from opencode_magic.local.wire import MessageReader, WireError, send_message
+
+PROXY_PORT = 3128
+BACKLOG = 1024
+IP_PKTINFO = 8
+ETH_P_ALL = 3
+SO_ATTACH_FILTER = 26
+PACKET_HEAD_BYTES = 128
+
+_RTM_NEWROUTE = 24
+_REQUEST_ACK_CREATE = 0x1 | 0x4 | 0x400
+_TABLE_LOCAL, _PROTO_STATIC, _SCOPE_HOST, _TYPE_LOCAL = 255, 4, 254, 2
+_RTA_OIF = 4
+_UNSUPPORTED = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT}
+
+
+def main(control_fd: int) -> int:
+    """Set the network up, hand the listeners out, then serve requests until the host is gone."""
+    control = socket.socket(fileno=control_fd)
+    control.set_inheritable(False)
+    families = [socket.AF_INET]
+    add_any_ip_route(socket.AF_INET)
+    try:
+        add_any_ip_route(socket.AF_INET6)
+        families.append(socket.AF_INET6)
+    except OSError as exc:
+        if exc.errno not in _UNSUPPORTED:
+            raise
+    listeners = make_listeners(families)
+    fds = [listener.fileno() for listener in listeners.values()]
+    send_message(control, {"event": "ready", "listeners": list(listeners)}, fds)
+    for listener in listeners.values():
+        listener.close()
+    return serve(control)
+
+
+def add_any_ip_route(family: int) -> None:
+    """Make every address of a family local to this namespace, by one netlink message."""
+    scope = _SCOPE_HOST if family == socket.AF_INET else 0
+    route = struct.pack(
+        "=BBBBBBBBI", family, 0, 0, 0, _TABLE_LOCAL, _PROTO_STATIC, scope, _TYPE_LOCAL, 0
+    )
+    route += struct.pack("=HHI", 8, _RTA_OIF, socket.if_nametoindex("lo"))
+    head = struct.pack("=IHHII", 16 + len(route), _RTM_NEWROUTE, _REQUEST_ACK_CREATE, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
+        netlink.bind((0, 0))
+        netlink.send(head + route)
+        code = struct.unpack_from("=i", netlink.recv(4096), 16)[0]
+    if code:
+        raise OSError(-code, os.strerror(-code))
+
+
+def make_listeners(families: list[int]) -> dict[str, socket.socket]:
+    """Give every socket the firewall works on, by name."""
+    listeners: dict[str, socket.socket] = {}
+    for family in families:
+        suffix, anywhere = ("4", "0.0.0.0") if family == socket.AF_INET else ("6", "::")
+        for name, port in (("tls", 443), ("http", 80), ("dnstcp", 53)):
+            listeners[name + suffix] = _listening(family, anywhere, port)
+        listeners["dns" + suffix] = _datagrams(family, anywhere, 53)
+    listeners["proxy"] = _listening(socket.AF_INET, "127.0.0.1", PROXY_PORT)
+    listeners["packets"] = _packets()
+    return listeners
+
+
+def _listening(family: int, address: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind((address, port))
+    sock.listen(BACKLOG)
+    return sock
+
+
+def _datagrams(family: int, address: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    sock.bind((address, port))
+    return sock
+
+
+def _packets() -> socket.socket:
+    # Kept narrow by a filter in the kernel: without one, every byte of every relayed connection
+    # would be copied to this socket as well.
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+    program = array.array("Q", attempts_filter(PACKET_HEAD_BYTES))
+    address, count = program.buffer_info()
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", count, address))
+    sock.bind(("lo", ETH_P_ALL))
+    return sock
+
+
+def serve(control: socket.socket) -> int:
+    """Answer the host's requests; ends when the host or the sandbox does."""
+    reader = MessageReader(control, takes_fds=True)
+    watched: list[int] = [control.fileno()]
+    with contextlib.suppress(WireError):
+        while True:
+            ready, _, _ = select.select(watched, [], [])
+            if ready[-1] != control.fileno():
+                return 0
+            for message, fds in reader.read_ready():
+                match message.get("op"):
+                    case "socket":
+                        _give_socket(control, message)
+                    case "enter":
+                        watched.append(os.pidfd_open(_enter(message, fds)))
+                        send_message(control, {"event": "entered"})
+                for fd in fds:
+                    os.close(fd)
+    return 0
+
+
+def _give_socket(control: socket.socket, message: dict[str, object]) -> None:
+    family = socket.AF_INET6 if message.get("family") == "6" else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            send_message(control, {"event": "socket"}, [sock.fileno()])
+    except OSError as exc:
+        send_message(control, {"event": "failed", "errno": exc.errno})
+
+
+def _enter(message: dict[str, object], fds: list[int]) -> int:
+    """Start the sandbox's bubblewrap with the host's descriptors under the numbers it named."""
+    argv, numbers = message["argv"], message["numbers"]
+    if not isinstance(argv, list) or not isinstance(numbers, list):
+        msg = "an enter request needs argv and numbers"
+        raise WireError(msg)
+    null = os.open("/dev/null", os.O_RDWR)
+    actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1)]
+    actions += [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(fds, numbers, strict=True)]
+    try:
+        return os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsigdef=[signal.SIGPIPE])
+    finally:
+        os.close(null)

@@ -1,0 +1,167 @@
+"""The first process inside a sandbox: starts programs on request, reaps what ends.
+
+It has the same filter, user and capabilities as the programs it starts, so taking it over gains
+nothing; it hides its own memory from them all the same. Needs the standard library only, and
+runs on the Python of the sandbox's system (3.9 or later).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from opencode_magic.local.wire import MessageReader, WireError, send_message
+
+_PR_SET_DUMPABLE = 4
+_SHELL_SIGNAL_BASE = 128
+
+
+def main(channel_fd: int) -> NoReturn:
+    """Serve until the host is gone; the kernel then ends every process of the sandbox."""
+    hide_memory()
+    channel = socket.socket(fileno=channel_fd)
+    channel.set_inheritable(False)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    with contextlib.suppress(WireError):
+        _Spawner(channel).serve()
+    os._exit(0)
+
+
+def hide_memory() -> None:
+    """Keep the sandbox's programs from reading or writing this process through ``/proc``."""
+    with contextlib.suppress(ImportError, OSError):
+        import ctypes  # noqa: PLC0415 - missing on a minimal Python
+
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+class _Spawner:
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._reader = MessageReader(channel, takes_fds=True)
+        self._children: set[int] = set()
+        self._wake, wake_end = socket.socketpair()
+        self._wake.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        wake_end.setblocking(False)  # noqa: FBT003 - the same
+        self._wake_end = wake_end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(wake_end.fileno(), warn_on_full_buffer=False)
+
+    def serve(self) -> NoReturn:
+        send_message(self._channel, {"event": "ready"})
+        while True:
+            ready, _, _ = select.select([self._channel, self._wake], [], [])
+            if self._wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake.recv(4096)
+                self._reap()
+            if self._channel in ready:
+                for message, fds in self._reader.read_ready():
+                    self._answer(message, fds)
+
+    def _answer(self, message: dict[str, object], fds: list[int]) -> None:
+        try:
+            if message["op"] == "spawn":
+                send_message(self._channel, {"id": message["id"], **self._spawn(message, fds)})
+            elif message["op"] == "signal":
+                self._signal(message)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _spawn(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
+        """Start a program; the pipe closes at exec, or says what went wrong before."""
+        reading, writing = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError as exc:
+            os.close(reading)
+            os.close(writing)
+            return {"event": "failed", "stage": "fork", "errno": exc.errno}
+        if pid == 0:
+            _become(message, fds, writing)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            trouble = pipe.read().decode()
+        if trouble:
+            os.waitpid(pid, 0)
+            stage, number = trouble.split(":")
+            return {"event": "failed", "stage": stage, "errno": int(number)}
+        self._children.add(pid)
+        return {"event": "started", "pid": pid}
+
+    def _signal(self, message: dict[str, object]) -> None:
+        pid, number = int(str(message["pid"])), int(str(message["signal"]))
+        with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
+            if message.get("is_group"):
+                os.killpg(pid, number)
+            elif pid in self._children:
+                os.kill(pid, number)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._children:
+                self._children.discard(pid)
+                send_message(self._channel, {"event": "exited", "pid": pid, "code": _code(status)})
+
+
+def _code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else _SHELL_SIGNAL_BASE - code
+
+
+def _become(message: dict[str, object], fds: list[int], writing: int) -> NoReturn:
+    """Turn the forked process into the program, or say on the pipe what failed."""
+    stage = "setup"
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        os.umask(0o022)
+        for target, fd in enumerate(fds):
+            os.dup2(fd, target)
+        stage = "limits"
+        _limit(message["limits"])
+        stage = "cwd"
+        os.chdir(str(message["cwd"]))
+        stage = "exec"
+        argv, env = message["argv"], message["env"]
+        if isinstance(argv, list) and isinstance(env, dict):
+            os.execvpe(argv[0], argv, env)
+    except OSError as exc:
+        os.write(writing, f"{stage}:{exc.errno}".encode())
+    except BaseException:  # noqa: BLE001 - a forked copy must never run on
+        os.write(writing, f"{stage}:0".encode())
+    os._exit(127)
+
+
+def _limit(limits: object) -> None:
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123 - light imports
+        score.write("700")
+    if isinstance(limits, dict):
+        for name, value in limits.items():
+            number = getattr(resource, f"RLIMIT_{name}")
+            _soft, hard = resource.getrlimit(number)
+            most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(number, (most, most))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

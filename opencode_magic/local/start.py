@@ -1,0 +1,175 @@
+"""Start a keeper's process: two levels of bubblewrap for a user, three for root.
+
+Root first binds what the keeper needs from folders that only root may enter, then drops to a
+spare user id, so that no process of a sandbox is the kernel's user 0.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import queue
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opencode_magic.errors import HomeUnavailableError
+from opencode_magic.local import image, isolation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_BARE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"}
+_HIGH_UIDS = range(1_900_000_000, 1_900_065_536)
+_LOW_UIDS = range(62_000, 64_000)
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperPlace:
+    """What a keeper needs to know before there is a sandbox for it."""
+
+    sandboxes: Path
+    """Every sandbox's folder stands under this one. Made where it is missing."""
+    opencode: Path | None = None
+    """The binary that sandboxes may be given."""
+
+
+def program(name: str) -> str:
+    """Give the absolute path of a program of the host.
+
+    Raises:
+        HomeUnavailableError: It is not installed.
+    """
+    found = shutil.which(name, path=_BARE_ENVIRONMENT["PATH"])
+    if found is None:
+        package = {"bwrap": "bubblewrap", "setpriv": "util-linux"}.get(name, name)
+        raise HomeUnavailableError(
+            f"{name!r} is not installed", next_step=f"install the package {package!r}"
+        )
+    return found
+
+
+def spare_uid() -> int | None:
+    """Give a user id that nobody has, where this process is root; else None."""
+    if os.geteuid() != 0:
+        return None
+    uids = _HIGH_UIDS if _is_mapped(_HIGH_UIDS) else _LOW_UIDS
+    while True:
+        uid = uids[secrets.randbelow(len(uids))]
+        try:
+            pwd.getpwuid(uid)
+        except KeyError:
+            return uid
+
+
+@cache
+def _is_mapped(uids: range) -> bool:
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _outside, count = (int(word) for word in line.split())
+        if first <= uids.start and uids.stop <= first + count:
+            return True
+    return False
+
+
+def command(place: KeeperPlace, uid: int | None, control_fd: int) -> list[str]:
+    """Give the whole command line that ends in the keeper's program."""
+    package = Path(__file__).resolve().parents[1]
+    python = image.base_python()
+    start = (
+        f"import sys; sys.path.insert(0, {str(package.parent)!r}); "
+        f"from opencode_magic.local.keeper_inside import main; sys.exit(main({control_fd}))"
+    )
+    keeper = [program("bwrap"), *isolation.keeper_arguments(), "--"]
+    keeper += [str(python), "-I", "-S", "-B", "-c", start]
+    if uid is None:
+        return keeper
+    drop = [program("setpriv"), f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    drop += ["--inh-caps=-all", "--bounding-set=-all", "--"]
+    reach = reach_arguments(place, package, python)
+    return [program("bwrap"), "--die-with-parent", *reach, "--", *drop, *keeper]
+
+
+def reach_arguments(place: KeeperPlace, package: Path, python: Path) -> list[str]:
+    """Give bubblewrap's options that let a spare user reach what lies in root's own folders."""
+    prefix = Path(sys.base_prefix).resolve()
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    libraries = [Path(source) for source, _ in image.own_python().binds]
+    read_only = [package, python, prefix / "lib" / version, *libraries]
+    read_only += [place.opencode] if place.opencode else []
+    binds = [(path, "--ro-bind") for path in dict.fromkeys(read_only) if path.exists()]
+    binds.append((place.sandboxes, "--bind"))
+    closed = {path: image.closed_ancestor(path) for path, _ in binds}
+    words = ["--dev-bind", "/", "/"]
+    made: set[Path] = set()
+    for folder in dict.fromkeys(folder for folder in closed.values() if folder):
+        words += ["--perms", "0755", "--tmpfs", str(folder)]
+        made.add(folder)
+    for path, how in sorted(binds):
+        if closed[path] is None:
+            continue
+        for parent in reversed(path.parents):
+            if parent not in made and any(top in parent.parents for top in made):
+                words += ["--perms", "0755", "--dir", str(parent)]
+                made.add(parent)
+        words += [how, str(path), str(path)]
+    return words
+
+
+def popen(argv: Sequence[str], *, fds: Sequence[int], stderr: int) -> subprocess.Popen[bytes]:
+    """Start a process from the one thread that lives as long as this process does.
+
+    A process that dies with its parent dies with the *thread* that started it. Its own process
+    session keeps a notebook's Interrupt away from it.
+    """
+    return _starter().run(
+        lambda: subprocess.Popen(
+            argv,
+            env=_BARE_ENVIRONMENT,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            pass_fds=fds,
+            start_new_session=True,
+        )
+    )
+
+
+class _Starter:
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[
+            tuple[Future[subprocess.Popen[bytes]], Callable[[], subprocess.Popen[bytes]]]
+        ] = queue.SimpleQueue()
+        self.pid = os.getpid()
+        threading.Thread(target=self._serve, name="keeper-starter", daemon=True).start()
+
+    def run(self, call: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        future: Future[subprocess.Popen[bytes]] = Future()
+        self._calls.put((future, call))
+        return future.result()
+
+    def _serve(self) -> None:
+        while True:
+            future, call = self._calls.get()
+            try:
+                future.set_result(call())
+            except OSError as exc:
+                future.set_exception(exc)
+
+
+_starter_lock = threading.Lock()
+_starters: list[_Starter] = []
+
+
+def _starter() -> _Starter:
+    with _starter_lock:
+        if not _starters or _starters[-1].pid != os.getpid():
+            _starters[:] = [_Starter()]
+        return _starters[0]
