@@ -1,0 +1,237 @@
+"""Values -> the blocks that show them: a turn, an error, a status, a proof, checks, an end."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, assert_never
+
+from opencode_magic.core.conversation import (
+    FilePart,
+    OtherPart,
+    PatchPart,
+    ReasoningPart,
+    TextPart,
+    ToolPart,
+)
+from opencode_magic.errors import OpencodeMagicError, SandboxLaunchError
+from opencode_magic.render import words
+from opencode_magic.render.cards import (
+    doctor_blocks,
+    down_blocks,
+    proof_blocks,
+    status_blocks,
+)
+from opencode_magic.render.shapes import (
+    Answer,
+    Block,
+    Card,
+    Code,
+    Fold,
+    Footer,
+    Line,
+    Notice,
+    Prose,
+    Row,
+    Span,
+)
+from opencode_magic.render.tools import tool_fold
+from opencode_magic.render.visible import shorten, visible_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opencode_magic.core.conversation import Part, PermissionRequest, Turn
+    from opencode_magic.core.receipt import HostCount, Receipt
+
+__all__ = [
+    "Block",
+    "doctor_blocks",
+    "down_blocks",
+    "error_blocks",
+    "permission_blocks",
+    "proof_blocks",
+    "status_blocks",
+    "turn_blocks",
+]
+
+HOSTS_SHOWN = 3
+REASONING_LIMIT_CHARS = 20_000
+_COMMAND = re.compile(
+    r"`([^`]{1,200})`|(%{1,2}(?:opencode_\w+|ask|load_ext)(?: --?[\w-]+(?: [\w/.:-]+)?)*)"
+)
+
+
+def turn_blocks(turn: Turn) -> tuple[Block, ...]:
+    """Give what the agent said and did, oldest first, and how it ended.
+
+    While the turn runs, folded rows have no body and reasoning is only named, so that what is
+    shown again with each frame stays small.
+    """
+    is_final = turn.state != "running"
+    blocks = [block for part in turn.parts for block in _part_blocks(part, turn, is_final=is_final)]
+    for request in turn.permissions:
+        blocks.extend(permission_blocks(request))
+    if turn.retry is not None and not is_final:
+        message = visible_line(turn.retry.message)
+        waiting = f"The model's provider asked to wait (attempt {turn.retry.attempt}): {message}"
+        blocks.append(Notice("warn", "Waiting:", (Span(waiting),)))
+    if is_final:
+        blocks.extend(_outcome(turn))
+    blocks.append(_footer(turn))
+    return (Answer(tuple(blocks)),)
+
+
+def error_blocks(error: BaseException) -> tuple[Block, ...]:
+    """Give an error as one sentence and the next step; for a launch also its last log lines."""
+    if not isinstance(error, OpencodeMagicError):
+        kind = type(error).__name__
+        return (Notice("bad", f"{kind}:", (Span(visible_line(str(error), limit_chars=600)),)),)
+    line = _with_commands(error.message)
+    if error.next_step:
+        line += (Span(" Next: "), *_with_commands(error.next_step))
+    notice = Notice("bad", f"{error.heading}:", line)
+    if not (isinstance(error, SandboxLaunchError) and error.log_lines):
+        return (notice,)
+    title = f"the agent server's last {words.plural(len(error.log_lines), 'line')}"
+    log = Fold((Span(title, "muted"),), body=(Code("\n".join(error.log_lines)),))
+    return (notice, log)
+
+
+def permission_blocks(request: PermissionRequest) -> tuple[Block, ...]:
+    """Give what the agent asks leave for."""
+    asked = visible_line(request.permission, limit_chars=40)
+    left = (Span("May it?", "warn", "pill"), Span(asked, form="strong"), Span(" wants to run"))
+    patterns = "\n".join(request.patterns[:20])
+    row = Row(left, (Span("no answer means no", "muted"),))
+    return (Card((row, Code(shorten(patterns, limit_chars=2_000)))) if patterns else Card((row,)),)
+
+
+def _part_blocks(part: Part, turn: Turn, *, is_final: bool) -> Iterator[Block]:
+    match part:
+        case TextPart():
+            if part.text.strip() and not part.is_synthetic:
+                yield Prose(part.text, key=part.part_id, is_final=is_final)
+        case ReasoningPart():
+            if part.text.strip():
+                yield _reasoning(part, with_body=is_final)
+        case ToolPart():
+            yield tool_fold(part, turn.receipt, with_body=is_final)
+        case FilePart():
+            name = visible_line(part.filename or part.mime, limit_chars=120)
+            yield Row((Span("file ", "muted"), Span(name, form="code")))
+        case PatchPart():
+            if part.files:
+                yield _patch(part)
+        case OtherPart():
+            pass
+        case _ as never:
+            assert_never(never)
+
+
+def _reasoning(part: ReasoningPart, *, with_body: bool) -> Fold:
+    took = ""
+    if part.started_ms and part.ended_ms:
+        took = words.seconds((part.ended_ms - part.started_ms) / 1000)
+    text = shorten(part.text.strip(), limit_chars=REASONING_LIMIT_CHARS)
+    body = (Code(text, "wrapped"),) if with_body else ()
+    return Fold((Span("thought", "muted"),), (Span(took, "muted"),) if took else (), body)
+
+
+def _patch(part: PatchPart) -> Row:
+    names = [visible_line(name.rsplit("/", 1)[-1], limit_chars=60) for name in part.files[:5]]
+    more = len(part.files) - len(names)
+    line: list[Span] = [Span("changed ", "muted")]
+    for name in names:
+        line += [Span(name, form="code"), Span(" ")]
+    if more:
+        line.append(Span(f"and {more} more", "muted"))
+    return Row(tuple(line))
+
+
+def _outcome(turn: Turn) -> Iterator[Block]:
+    error = _with_commands(visible_line(turn.error, limit_chars=600))
+    match turn.state:
+        case "failed":
+            yield Notice("bad", "Turn failed:", error or (Span("no reason was given"),))
+        case "refused":
+            yield Notice("warn", "Refused:", error or (Span("the agent asked and got no leave"),))
+        case "stopped":
+            words_ = "what had arrived is kept" if turn.parts else "nothing had arrived"
+            yield Notice("warn", "Stopped:", error or (Span(words_),))
+        case _:
+            if not turn.parts:
+                yield Notice("muted", "", (Span("The agent said nothing.", "muted"),))
+
+
+def _footer(turn: Turn) -> Footer:
+    left: list[Line] = [(Span(_ended(turn), "muted"),)]
+    if turn.is_scripted:
+        left.insert(0, (Span("scripted", "warn", "pill"),))
+    elif turn.model:
+        left.append((Span(visible_line(turn.model, limit_chars=80), "muted"),))
+    if turn.state == "running":
+        return Footer(tuple(left))
+    left.append((Span(words.tokens(turn.tokens.total), "muted"),))
+    left.append((Span(words.cost(turn.cost, is_scripted=turn.is_scripted), "muted"),))
+    return Footer(tuple(left), receipt_line(turn.receipt))
+
+
+def _ended(turn: Turn) -> str:
+    took = words.seconds(turn.duration_s)
+    match turn.state:
+        case "running":
+            return "running"
+        case "done":
+            return f"done in {took}"
+        case "stopped":
+            return f"stopped after {took}"
+        case "refused":
+            return f"refused after {took}"
+        case "failed":
+            return f"failed after {took}"
+        case _ as never:
+            assert_never(never)
+
+
+def receipt_line(receipt: Receipt | None) -> Line:
+    """Give what was reached, what was blocked, and how that is known."""
+    if receipt is None:
+        return (Span("no receipt", "muted"),)
+    reached = _hosts(receipt.reached)
+    line = [Span(f"reached {reached}" if reached else "reached nothing", "muted")]
+    if receipt.blocked:
+        line += [Span(" · ", "muted"), Span(f"blocked {_hosts(receipt.blocked)}", "warn", "strong")]
+    line.append(Span(f" · {_source(receipt)}", "muted"))
+    return tuple(line)
+
+
+def _source(receipt: Receipt) -> str:
+    if receipt.source == "firewall record":
+        return "firewall's record" if receipt.is_complete else "firewall's record, with gaps"
+    return "from tool reports" if receipt.is_complete else "from tool reports, not complete"
+
+
+def _hosts(places: tuple[HostCount, ...]) -> str:
+    counts: dict[str, int] = {}
+    for place in places:
+        counts[place.host] = counts.get(place.host, 0) + place.count
+    ranked = sorted(counts.items(), key=lambda pair: -pair[1])
+    shown = [
+        f"{visible_line(host, limit_chars=60)} {count}" for host, count in ranked[:HOSTS_SHOWN]
+    ]
+    more = len(ranked) - len(shown)
+    return ", ".join([*shown, f"and {more} more"] if more else shown)
+
+
+def _with_commands(text: str) -> Line:
+    """Cut a sentence so that commands in it can be shown as such."""
+    spans = []
+    end = 0
+    for match in _COMMAND.finditer(text):
+        if match.start() > end:
+            spans.append(Span(text[end : match.start()]))
+        spans.append(Span(match.group(1) or match.group(2), form="code"))
+        end = match.end()
+    if end < len(text):
+        spans.append(Span(text[end:]))
+    return tuple(spans)

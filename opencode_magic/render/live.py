@@ -1,0 +1,42 @@
+"""Markdown that grows -> inert HTML, each finished part rendered once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from opencode_magic.render.chunks import Splitter
+from opencode_magic.render.inert import markdown_html, plain_html
+
+if TYPE_CHECKING:
+    from opencode_magic.render.shapes import Prose
+
+
+@dataclass(slots=True)
+class _Growing:
+    splitter: Splitter = field(default_factory=Splitter)
+    done_text: str = ""
+    done_html: list[str] = field(default_factory=list)
+
+
+class LiveMarkdown:
+    """Renders the parts of one turn while they grow.
+
+    What stands before the last safe cut is rendered once; only the tail is written anew each time,
+    as plain text. A part whose text is replaced is rendered from its beginning.
+    """
+
+    def __init__(self) -> None:
+        self._growing: dict[str, _Growing] = {}
+
+    def html(self, prose: Prose) -> str:
+        """Give the HTML of a part as it stands now."""
+        growing = self._growing.setdefault(prose.key, _Growing())
+        if not prose.text.startswith(growing.done_text):
+            growing = self._growing[prose.key] = _Growing()
+        start = len(growing.done_text)
+        cuts = growing.splitter.feed(prose.text)
+        if cuts:
+            growing.done_html.append(markdown_html(prose.text[start : cuts[-1]]))
+            growing.done_text = prose.text[: cuts[-1]]
+        return "".join(growing.done_html) + plain_html(prose.text[len(growing.done_text) :])
