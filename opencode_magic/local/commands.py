@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import termios
+import threading
+import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from opencode_magic.errors import UsageMistake
+from opencode_magic.local.pump import pump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from opencode_magic.local.children import Child
+    from opencode_magic.local.isolation import Limits
     from opencode_magic.local.keeper import Keeper
 
 Stream = Literal["stdout", "stderr"]
+LOG_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+class StdinUnavailableError(UsageMistake):
+    """The command has no stdin, has closed it, or has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +45,10 @@ class CommandSpec:
     """Without it stdin is empty."""
     kill_after_s: float | None = None
     """SIGKILL to the whole process group after so long; the exit code is then 137."""
+    is_group_ended: bool = False
+    """Whether what the command left in its process group ends with it."""
+    limits: Limits | None = None
+    """Instead of the sandbox's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +65,66 @@ class Command:
 
     Attributes:
         started_ms: Unix time in milliseconds.
+        pid: Its process id inside, which is its process group too.
         exit_code: None while it runs; 128 + signal number where a signal ended it.
+        dropped_bytes: How much of the oldest output is not kept any more.
     """
 
-    started_ms: int
-    exit_code: int | None
+    def __init__(self, child: Child, spec: CommandSpec, pipes: _Pipes) -> None:
+        self.started_ms = time.time_ns() // 1_000_000
+        self.pid = child.pid
+        self.exit_code: int | None = None
+        self.dropped_bytes = 0
+        self._child = child
+        self._spec = spec
+        self._stdin = pipes.stdin if spec.has_stdin else None
+        self._stdin_lock = threading.Lock()
+        self._outputs: deque[Output] = deque()
+        self._kept_bytes = 0
+        self._next_index = 0
+        self._news = threading.Condition()
+        self._wakes: list[Callable[[], None]] = []
+        self._reading: dict[Stream, int] = {"stdout": pipes.stdout, "stderr": pipes.stderr}
 
     def outputs(self, after: int = -1) -> list[Output]:
         """Give what is kept of the output after an index, oldest first. Does not wait."""
-        raise NotImplementedError
+        with self._news:
+            return self._outputs_after(after)
 
     def follow(self, after: int = -1) -> Iterator[Output]:
         """Give output from the start (or after an index) and as it comes, until the exit."""
-        raise NotImplementedError
+        while True:
+            with self._news:
+                self._news.wait_for(
+                    lambda: self._next_index > after + 1 or self.exit_code is not None  # noqa: B023 - called at once
+                )
+                found = self._outputs_after(after)
+                is_over = self.exit_code is not None
+            yield from found
+            after = found[-1].index if found else after
+            if is_over:
+                return
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call ``wake`` (from another thread) on new output and at the end; gives the undo."""
-        raise NotImplementedError
+        with self._news:
+            self._wakes.append(wake)
+
+        def undo() -> None:
+            with self._news, contextlib.suppress(ValueError):
+                self._wakes.remove(wake)
+
+        return undo
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Give the exit code, or None when it still runs after ``timeout_s``."""
-        raise NotImplementedError
+        with self._news:
+            self._news.wait_for(lambda: self.exit_code is not None, timeout_s)
+            return self.exit_code
 
     def signal(self, number: int) -> None:
         """Send a signal to the whole process group. Harmless when it has ended."""
-        raise NotImplementedError
+        self._child.signal(number)
 
     def write_stdin(self, data: bytes, *, timeout_s: float = 10.0) -> int:
         """Give how many bytes the command took within the time.
@@ -73,13 +132,135 @@ class Command:
         Raises:
             StdinUnavailableError: It has no stdin, closed it, or has ended.
         """
-        raise NotImplementedError
+        deadline = time.monotonic() + timeout_s
+        sent = 0
+        with self._stdin_lock:
+            while sent < len(data):
+                if self._stdin is None or self.exit_code is not None:
+                    raise StdinUnavailableError("the command takes no input")
+                try:
+                    sent += os.write(self._stdin, data[sent : sent + 65536])
+                except BlockingIOError:
+                    left_s = deadline - time.monotonic()
+                    if left_s <= 0:
+                        break
+                    select.select([], [self._stdin], [], min(left_s, 0.5))
+                except OSError as exc:
+                    raise StdinUnavailableError("the command closed its input") from exc
+        return sent
 
     def close_stdin(self) -> None:
         """Let the command see the end of its input. Twice is harmless."""
-        raise NotImplementedError
+        with self._stdin_lock:
+            fd, self._stdin = self._stdin, None
+        if fd is not None:
+            os.close(fd)
+
+    def _start(self) -> None:
+        """Begin to read; apart from ``__init__``, because the first call may come at once."""
+        reader = pump()
+        for stream, fd in self._reading.items():
+            reader.read(fd, lambda data, stream=stream: self._take(stream, data))  # type: ignore[misc] # mypy cannot type a default
+        self._child.exited.add_done_callback(
+            lambda future: reader.call(lambda: self._finish(future.result()))
+        )
+        if self._spec.kill_after_s is not None:
+            reader.call_later(self._spec.kill_after_s, self._kill)
+
+    def _kill(self) -> None:
+        if self.exit_code is None:
+            self.signal(signal.SIGKILL)
+
+    def _outputs_after(self, after: int) -> list[Output]:
+        newest_first = []
+        for output in reversed(self._outputs):
+            if output.index <= after:
+                break
+            newest_first.append(output)
+        return newest_first[::-1]
+
+    def _take(self, stream: Stream, data: bytes) -> None:
+        if not data:
+            self._reading.pop(stream, None)
+            return
+        if self.exit_code is not None:
+            return  # read so that what runs on is not stopped by a full pipe, and not kept
+        with self._news:
+            self._outputs.append(Output(self._next_index, stream, data))
+            self._next_index += 1
+            self._kept_bytes += len(data)
+            while self._kept_bytes > LOG_LIMIT_BYTES:
+                oldest = self._outputs.popleft()
+                self._kept_bytes -= len(oldest.data)
+                self.dropped_bytes += len(oldest.data)
+        self._tell()
+
+    def _finish(self, code: int) -> None:
+        """Keep what stood in the pipes at the exit, then end; nobody waits for a pipe's end."""
+        for fd in list(self._reading.values()):
+            pump().drain(fd, _waiting_bytes(fd))
+        if self._spec.is_group_ended:
+            self.signal(signal.SIGKILL)
+        with self._news:
+            self.exit_code = code
+        self.close_stdin()
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._news:
+            self._news.notify_all()
+            wakes = list(self._wakes)
+        for wake in wakes:
+            wake()
+
+
+def _waiting_bytes(fd: int) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]
+
+
+@dataclass(slots=True)
+class _Pipes:
+    """The host's ends of a command's pipes, and the command's own."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+    inner: tuple[int, int, int]
+
+
+def _make_pipes() -> _Pipes:
+    inner_in, stdin = os.pipe()
+    stdout, inner_out = os.pipe()
+    stderr, inner_err = os.pipe()
+    os.set_blocking(stdin, False)
+    return _Pipes(stdin, stdout, stderr, (inner_in, inner_out, inner_err))
 
 
 def run(keeper: Keeper, spec: CommandSpec, base_env: Mapping[str, str]) -> Command:
     """Start a command; raises what ``Keeper.spawn`` raises."""
-    raise NotImplementedError
+    pipes = _make_pipes()
+    stdin, stdout, stderr = pipes.inner
+    try:
+        child = keeper.spawn(
+            spec.argv,
+            env={**base_env, **spec.env},
+            cwd=spec.cwd,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            limits=spec.limits,
+        )
+    except BaseException:
+        for fd in (pipes.stdin, pipes.stdout, pipes.stderr):
+            os.close(fd)
+        raise
+    finally:
+        for fd in pipes.inner:
+            os.close(fd)
+    if not spec.has_stdin:
+        os.close(pipes.stdin)
+    command = Command(child, spec, pipes)
+    command._start()  # noqa: SLF001 - same module
+    return command

@@ -169,4 +169,3 @@ def _kernel_views(limits: Limits) -> Iterator[str]:
     yield from ("--remount-ro", "/dev")
     yield from ("--perms", "1777", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp")  # noqa: S108 - inside
     yield from ("--perms", "0755", "--size", str(limits.run_bytes), "--tmpfs", "/run")
-

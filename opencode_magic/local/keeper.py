@@ -148,8 +148,9 @@ class Keeper:
             argv: Program and arguments; a bare name is looked up in ``env["PATH"]``.
             env: The whole environment.
             cwd: An absolute path inside.
-            stdin: A pipe's end; the caller keeps (and closes) its own copy. The same for
-                ``stdout`` and ``stderr``. Never a file of the host.
+            stdin: A pipe's end, never a file of the host; the caller closes its own copy.
+            stdout: The same.
+            stderr: The same.
             limits: Instead of the sandbox's own.
 
         Raises:

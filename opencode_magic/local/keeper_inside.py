@@ -14,9 +14,13 @@ import select
 import signal
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 from opencode_magic.local.bpf import attempts_filter
 from opencode_magic.local.wire import MessageReader, WireError, send_message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PROXY_PORT = 3128
 BACKLOG = 1024
@@ -68,7 +72,7 @@ def add_any_ip_route(family: int) -> None:
         raise OSError(-code, os.strerror(-code))
 
 
-def make_listeners(families: list[int]) -> dict[str, socket.socket]:
+def make_listeners(families: Sequence[int]) -> dict[str, socket.socket]:
     """Give every socket the firewall works on, by name."""
     listeners: dict[str, socket.socket] = {}
     for family in families:

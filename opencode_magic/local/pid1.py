@@ -144,7 +144,7 @@ def _become(message: dict[str, object], fds: list[int], writing: int) -> NoRetur
         stage = "exec"
         argv, env = message["argv"], message["env"]
         if isinstance(argv, list) and isinstance(env, dict):
-            os.execvpe(argv[0], argv, env)
+            os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted
     except OSError as exc:
         os.write(writing, f"{stage}:{exc.errno}".encode())
     except BaseException:  # noqa: BLE001 - a forked copy must never run on
