@@ -1,0 +1,145 @@
+"""What a sandbox must run for the agent: files, command, environment, and how to see its health."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import TYPE_CHECKING
+
+import httpx
+
+from opencode_magic.agent.config import (
+    ServerOptions,
+    opencode_config,
+    seed_files,
+    server_environment,
+)
+from opencode_magic.core.opencode import USERNAME, VERSION, SandboxFile
+from opencode_magic.core.stored import as_object, as_text
+from opencode_magic.errors import AgentConnectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from opencode_magic.core.opencode import Place
+    from opencode_magic.core.providers import ModelChoice
+
+HEALTH_TIMEOUT_S = 0.5
+"""A connection that OpenCode accepts while it boots is never answered: a try must be short."""
+
+
+def new_password() -> str:
+    """Give a password for one start of the agent server."""
+    return secrets.token_urlsafe(32)
+
+
+class OpenCodeServer:
+    """OpenCode 1.18 for one model. Implements ``sandbox.launch.AgentServer``.
+
+    Args:
+        model: What the agent thinks with.
+        password: Of this one start.
+        options: What can be chosen about it.
+    """
+
+    def __init__(
+        self, model: ModelChoice, password: str, *, options: ServerOptions | None = None
+    ) -> None:
+        self._model = model
+        self._password = password
+        self._options = options or ServerOptions()
+        # No connection is kept: one that was accepted too early would never be answered.
+        self._http = httpx.Client(
+            trust_env=False,
+            timeout=HEALTH_TIMEOUT_S,
+            auth=(USERNAME, password),
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+
+    def __repr__(self) -> str:
+        return f"<OpenCodeServer: {self._model.name}>"
+
+    def files(self, place: Place) -> Sequence[SandboxFile]:
+        """Give the files that keep OpenCode from running npm."""
+        folder = f"{place.home}/.config/opencode"
+        files = [
+            SandboxFile(f"{folder}/{name}", json.dumps(content).encode())
+            for name, content in seed_files().items()
+        ]
+        ignore = SandboxFile(f"{folder}/.gitignore", b"*\n")
+        # A folder is made by a file in it; that it is there is what OpenCode looks at.
+        modules = SandboxFile(f"{folder}/node_modules/.keep", b"")
+        return (*files, ignore, modules)
+
+    def command(self, place: Place) -> Sequence[str]:
+        """Give the program and its arguments. What it logs goes to stderr."""
+        address = ("--hostname", place.bind_host, "--port", str(place.port))
+        return (place.binary, "serve", *address, "--print-logs", "--log-level", "WARN")
+
+    def environment(self, place: Place) -> Mapping[str, str]:
+        """Give the server's environment. It holds a placeholder where a key is expected."""
+        config = json.dumps(opencode_config(self._model, self._options))
+        return server_environment(
+            place, password=self._password, config=config, options=self._options
+        )
+
+    def poll_health(self, url: str) -> str | None:
+        """Try once, shortly: the server's version, or None while it does not answer.
+
+        Raises:
+            AgentConnectionError: Something else answers there, or OpenCode 2.
+        """
+        try:
+            response = self._http.get(f"{url}/global/health")
+        except httpx.TransportError:
+            return None
+        if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return None
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            raise AgentConnectionError(
+                f"another server answers at {url}: it does not know this launch's password",
+                next_step="end what uses that port, then launch again",
+            )
+        version = _version(response)
+        if version is None:
+            raise self._another(url)
+        if not version.startswith("1."):
+            raise _unsupported(version)
+        return version
+
+    def close(self) -> None:
+        """Let go of what the health polls used."""
+        self._http.close()
+
+    def _another(self, url: str) -> AgentConnectionError:
+        """Say what answers: OpenCode 2 has other routes."""
+        try:
+            info = self._http.get(f"{url}/api/info")
+        except httpx.TransportError:
+            info = None
+        if info is not None and info.is_success:
+            version = _version(info)
+            if version is not None:
+                return _unsupported(version)
+        return AgentConnectionError(
+            f"what answers at {url} is not OpenCode",
+            next_step="end what uses that port, then launch again",
+        )
+
+
+def _version(response: httpx.Response) -> str | None:
+    """Give the version that a JSON answer names; unknown paths of OpenCode answer with a page."""
+    if not response.headers.get("content-type", "").startswith("application/json"):
+        return None
+    try:
+        body: object = response.json()
+    except ValueError:
+        return None
+    return as_text(as_object(body).get("version")) or None
+
+
+def _unsupported(version: str) -> AgentConnectionError:
+    return AgentConnectionError(
+        f"OpenCode {version} is another server than the 1.x that this package speaks to",
+        next_step=f"use OpenCode {VERSION}: unset OPENCODE_MAGIC_BINARY, or name it there",
+    )

@@ -1,0 +1,425 @@
+"""One turn: a prompt goes out, and the turn as it grows goes to a view, until it has ended.
+
+The blocking POST in a worker thread is what tells the end. Between, the crank takes the events of
+one frame from the queue, joins and reduces them, and shows the current ``Turn`` once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Protocol
+
+from opencode_magic.agent.faults import ABORTED, explain, explain_error
+from opencode_magic.agent.reader import StreamBack, StreamLost, Subscription, busy
+from opencode_magic.core.conversation import Conversation, join_deltas, reduce
+from opencode_magic.core.events import Event, Resynced
+from opencode_magic.core.limits import Budget, exceeded
+from opencode_magic.core.parts import Message, PermissionRequest, Turn, TurnState
+from opencode_magic.core.permissions import REJECT, PermissionReply
+from opencode_magic.errors import AgentApiError, AgentConnectionError, AgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opencode_magic.agent.client import AgentClient
+    from opencode_magic.agent.reader import EventReader, Item
+    from opencode_magic.core.prompt import Prompt
+
+READY_TIMEOUT_S = 10.0
+TAIL_S = 0.5
+"""The last events come up to 20 ms after the POST has returned."""
+IDLE_WAIT_S = 0.25
+ABORT_EVERY_S = 0.1
+WARM_UP_S = 2.5
+"""In its first prompt a server answers an abort only after it has warmed up."""
+STUCK_S = 5.0
+GONE_S = 3.0
+
+
+class View(Protocol):
+    """Shows a turn as it grows."""
+
+    def show(self, turn: Turn, *, is_final: bool = False) -> None:
+        """Show the turn as it is now; the last call has ``is_final``."""
+
+
+class Approver(Protocol):
+    """Decides about what the agent asks leave for."""
+
+    def decide(self, request: PermissionRequest) -> PermissionReply | None:
+        """Give the reply; None, no answer, is a refusal. May take as long as it takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnOptions:
+    """What can be chosen about a turn."""
+
+    model: str = ""
+    """``provider/model``, shown until the server has said it."""
+    is_scripted: bool = False
+    budget: Budget = field(default_factory=Budget)
+    retry_wait_s: float = 120.0
+    """A provider that asks to wait longer than this ends the turn."""
+    lost_s: float = 60.0
+    """An event stream that is away longer than this ends the turn."""
+    frame_s: float = 0.05
+    stop_grace_s: float = 1.0
+    """A stop that is not confirmed in this time calls ``on_stuck``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    """The blocking POST has returned."""
+
+    message: Message | None
+    error: AgentError | None = None
+
+
+def run_turn(
+    client: AgentClient,
+    reader: EventReader,
+    session_id: str,
+    prompt: Prompt,
+    *,
+    view: View,
+    approver: Approver,
+    options: TurnOptions | None = None,
+    on_stuck: Callable[[], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Turn:
+    """Send a prompt and give the turn when it has ended, however it ended.
+
+    Args:
+        client: The agent server.
+        reader: Its event stream, started.
+        session_id: The session to ask in.
+        prompt: What to send.
+        view: Shows the turn; called from this thread, at most once a frame.
+        approver: Asked, in this thread, when the agent asks for leave.
+        options: What can be chosen.
+        on_stuck: Called once when a stop is not confirmed in time: cut the model's connection, or
+            end the server.
+        stop: Set it from another thread to stop the turn; the stopped turn is returned.
+
+    Returns:
+        The turn: done, stopped, refused or failed, with all that arrived.
+
+    Raises:
+        SessionBusyError: A turn runs in this session.
+        AgentError: The prompt could not be sent: nothing happened.
+        KeyboardInterrupt: The user stopped it. The turn is stopped on the server, and the view has
+            been given what had arrived.
+    """
+    crank = _Crank(client, session_id, prompt, view, approver, options or TurnOptions())
+    crank.on_stuck = on_stuck
+    crank.stop_asked = stop
+    reader.wait_ready(timeout_s=READY_TIMEOUT_S)
+    after_id = client.last_message_id(session_id)
+    children = client.children(session_id)
+    subscription = Subscription(session_id, after_id, children, crank.items.put)
+    reader.subscribe(subscription)
+    try:
+        if session_id in client.busy_sessions():
+            raise busy(session_id)
+        crank.conversation = Conversation(session_id, after_id, children=children)
+        return crank.run()
+    finally:
+        reader.unsubscribe(subscription)
+
+
+class _Crank:
+    """The state of one running turn. Used by one thread, but for the POST's."""
+
+    def __init__(
+        self,
+        client: AgentClient,
+        session_id: str,
+        prompt: Prompt,
+        view: View,
+        approver: Approver,
+        options: TurnOptions,
+    ) -> None:
+        self.conversation = Conversation(session_id)
+        self.on_stuck: Callable[[], None] | None = None
+        self.stop_asked: threading.Event | None = None
+        self.items: SimpleQueue[Item | _Posted] = SimpleQueue()
+        self._client = client
+        self._session_id = session_id
+        self._prompt = prompt
+        self._view = view
+        self._approver = approver
+        self._options = options
+        self._posted: _Posted | None = None
+        self._answered: set[str] = set()
+        self._refused: PermissionRequest | None = None
+        self._lost_since: float | None = None
+        self._last_frame = 0.0
+        self._started = time.monotonic()
+        self._started_ms = round(time.time() * 1000)
+        self._was_warm = client.is_warm
+
+    def run(self) -> Turn:
+        threading.Thread(target=self._post, name="opencode-prompt", daemon=True).start()
+        try:
+            self._view.show(self._turn("running"))
+            reason = self._follow()
+            if reason is not None:
+                self._abort(self._grace_s())
+            self._settle()
+        except BaseException as error:
+            self._stop_and_show(is_interrupt=isinstance(error, KeyboardInterrupt))
+            raise
+        turn = self._ended(reason)
+        self._view.show(turn, is_final=True)
+        return turn
+
+    def _post(self) -> None:
+        try:
+            message = self._client.prompt(self._session_id, self._prompt)
+        except AgentError as error:
+            posted = _Posted(None, error)
+        except Exception as error:  # noqa: BLE001 - a thread's outer edge: report and stop
+            posted = _Posted(None, AgentConnectionError(f"sending the prompt failed: {error!r}"))
+        else:
+            posted = _Posted(message)
+        self.items.put(posted)
+
+    def _follow(self) -> str | None:
+        """Crank until the POST has returned.
+
+        Returns:
+            None where it has; else why the turn must be stopped before: empty for a wish to stop,
+            one line for a limit.
+        """
+        while self._posted is None:
+            self._frame(IDLE_WAIT_S)
+            if self.stop_asked is not None and self.stop_asked.is_set():
+                return ""
+            if self._posted is None and (problem := self._problem()):
+                return problem
+            if self._posted is not None and isinstance(self._posted.error, AgentConnectionError):
+                self._posted = self._after_lost_post(self._posted.error)
+        return None
+
+    def _frame(self, wait_s: float) -> None:
+        """Take what comes in until the next frame is due, reduce it, and show it once."""
+        events: list[Event] = []
+        for item in self._arrived(wait_s):
+            if isinstance(item, _Posted):
+                self._posted = item
+            elif isinstance(item, StreamLost):
+                self._lost_since = self._lost_since or time.monotonic()
+            elif isinstance(item, StreamBack):
+                self._lost_since = None
+            else:
+                events.append(item)
+        if not events:
+            return
+        before = self.conversation
+        for event in join_deltas(events):
+            self.conversation = reduce(self.conversation, event)
+        if self.conversation is not before:
+            self._view.show(self._turn("running"))
+        self._answer_requests()
+
+    def _arrived(self, wait_s: float) -> list[Item | _Posted]:
+        found: list[Item | _Posted] = []
+        is_over = time.monotonic() + wait_s
+        due = max(self._last_frame + self._options.frame_s, time.monotonic())
+        while True:
+            until = due if found else is_over
+            try:
+                item = self.items.get(timeout=max(0.0, until - time.monotonic()))
+            except Empty:
+                break
+            found.append(item)
+            if isinstance(item, _Posted):
+                break
+        self._last_frame = time.monotonic()
+        return found
+
+    def _answer_requests(self) -> None:
+        for question in self.conversation.questions:
+            if question not in self._answered:
+                self._answered.add(question)
+                with contextlib.suppress(AgentError):
+                    self._client.reject_question(question)
+        for request in self.conversation.permissions:
+            if request.request_id not in self._answered:
+                self._answered.add(request.request_id)
+                self._answer(request)
+
+    def _answer(self, request: PermissionRequest) -> None:
+        reply: PermissionReply | None = None
+        try:
+            reply = self._approver.decide(request)
+        finally:
+            # Also where deciding was interrupted or failed: no answer is a refusal.
+            reply = reply or REJECT
+            if reply.kind == "reject":
+                self._refused = request
+            # Another client may have answered first, and then it does not exist any more.
+            with contextlib.suppress(AgentApiError):
+                self._client.reply_permission(request.request_id, reply)
+
+    def _problem(self) -> str:
+        """Say why the turn cannot go on, as one line; empty while it can."""
+        now = time.monotonic()
+        retry = self.conversation.retry
+        if retry is not None:
+            wait_s = retry.next_ms / 1000 - time.time()
+            if wait_s > self._options.retry_wait_s:
+                return (
+                    f"the provider asks to wait {_duration(wait_s)} before the next try: "
+                    f"{retry.message}"
+                )
+        if self._lost_since is not None and now - self._lost_since > self._options.lost_s:
+            return "the agent server cannot be reached any more"
+        turn = self._turn("running")
+        return exceeded(self._options.budget, turn, elapsed_s=now - self._started)
+
+    def _after_lost_post(self, error: AgentConnectionError) -> _Posted | None:
+        """See what became of the turn whose connection broke: it may go on, or be done.
+
+        Returns:
+            None while it goes on; then its end is looked for again.
+        """
+        until = time.monotonic() + GONE_S
+        while True:
+            try:
+                is_busy = self._session_id in self._client.busy_sessions()
+                if not is_busy:
+                    self._reconcile()
+                    last = self.conversation.answers[-1:]
+                    is_over = bool(last) and last[0].completed_ms > 0
+                    return _Posted(last[0]) if is_over else _Posted(None, _gone(error))
+            except AgentError:
+                if time.monotonic() > until:
+                    return _Posted(None, _gone(error))
+            else:
+                until = time.monotonic() + GONE_S
+            if self.stop_asked is not None and self.stop_asked.is_set():
+                return _Posted(None, error)
+            self._frame(IDLE_WAIT_S)
+
+    def _settle(self) -> None:
+        """Take the last events, then bring the messages in line with what the server stored."""
+        if self._posted is None:
+            return
+        until = time.monotonic() + TAIL_S
+        if not isinstance(self._posted.error, AgentConnectionError):
+            while self.conversation.activity != "idle" and time.monotonic() < until:
+                self._frame(max(0.01, until - time.monotonic()))
+        with contextlib.suppress(AgentError):
+            self._reconcile()
+
+    def _reconcile(self) -> None:
+        messages = self._client.messages(self._session_id, after_id=self.conversation.after_id)
+        self.conversation = reduce(self.conversation, Resynced(self._session_id, messages))
+
+    def _grace_s(self) -> float:
+        return self._options.stop_grace_s + (0.0 if self._was_warm else WARM_UP_S)
+
+    def _abort(self, grace_s: float) -> None:
+        """Abort until the POST has returned: an early abort is answered yes and does nothing."""
+        is_over = threading.Event()
+        threading.Thread(
+            target=self._keep_aborting, args=(is_over,), name="opencode-abort", daemon=True
+        ).start()
+        try:
+            self._wait_posted(grace_s)
+            if self._posted is None and self.on_stuck is not None:
+                on_stuck, self.on_stuck = self.on_stuck, None
+                on_stuck()
+                self._wait_posted(STUCK_S)
+        finally:
+            is_over.set()
+
+    def _keep_aborting(self, is_over: threading.Event) -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(AgentError):
+                self._client.abort(self._session_id)
+            is_over.wait(ABORT_EVERY_S)
+
+    def _wait_posted(self, limit_s: float) -> None:
+        until = time.monotonic() + limit_s
+        while self._posted is None and (left_s := until - time.monotonic()) > 0:
+            self._frame(min(left_s, IDLE_WAIT_S))
+
+    def _stop_and_show(self, *, is_interrupt: bool) -> None:
+        """Stop the turn on the server; show what had arrived where the user stopped it.
+
+        A second interrupt ends the waiting.
+        """
+        with contextlib.suppress(KeyboardInterrupt):
+            if self._posted is None:
+                self._abort(self._grace_s())
+            self._settle()
+        if is_interrupt:
+            self._view.show(self._ended(""), is_final=True)
+
+    def _turn(self, state: TurnState) -> Turn:
+        conversation = self.conversation
+        answers = conversation.answers
+        named = next((m for m in reversed(answers) if m.model_id), None)
+        model = f"{named.provider_id}/{named.model_id}" if named else self._options.model
+        return Turn(
+            session_id=self._session_id,
+            prompt_text=self._prompt.text,
+            state=state,
+            messages=answers,
+            model=model,
+            is_scripted=self._options.is_scripted,
+            retry=conversation.retry if state == "running" else None,
+            permissions=conversation.permissions if state == "running" else (),
+            started_ms=self._started_ms,
+            is_cost_known=any(message.cost > 0 for message in answers),
+        )
+
+    def _ended(self, reason: str | None) -> Turn:
+        """Give the turn at its end. ``reason`` as ``_follow`` gives it."""
+        state, error = self._outcome(reason)
+        turn = replace(self._turn(state), error=error, ended_ms=round(time.time() * 1000))
+        if state != "failed":
+            return turn
+        last = turn.messages[-1:]
+        fault = (last[0].fault if last else None) or self.conversation.fault
+        return replace(turn, fault=fault if reason is None else None)
+
+    def _outcome(self, reason: str | None) -> tuple[TurnState, str]:
+        posted = self._posted
+        if reason is not None:
+            is_confirmed = posted is not None or bool(reason)
+            unconfirmed = "the agent server did not confirm the stop"
+            state: TurnState = "failed" if reason else "stopped"
+            return state, reason or ("" if is_confirmed else unconfirmed)
+        if posted is not None and posted.error is not None:
+            return "failed", explain_error(posted.error, self.conversation.fault)[0]
+        message = posted.message if posted is not None else None
+        if message is None or message.role == "user":
+            return "stopped", ""
+        if message.fault is not None:
+            if message.fault.name == ABORTED:
+                return "stopped", ""
+            return "failed", explain(message.fault)[0]
+        if self._refused is not None and message.finish == "tool-calls":
+            patterns = ", ".join(self._refused.patterns[:3])
+            return "refused", f"no leave was given for {self._refused.permission}: {patterns}"
+        return "done", ""
+
+
+def _gone(error: AgentConnectionError) -> AgentConnectionError:
+    return AgentConnectionError(
+        f"OpenCode ended in the middle of the turn ({error.message})",
+        next_step="launch again: %opencode_up",
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:  # noqa: PLR2004 - two minutes read best as minutes
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"
