@@ -159,7 +159,7 @@ class Command:
     def _start(self) -> None:
         """Begin to read; apart from ``__init__``, because the first call may come at once."""
         reader = pump()
-        for stream, fd in self._reading.items():
+        for stream, fd in list(self._reading.items()):
             reader.read(fd, lambda data, stream=stream: self._take(stream, data))  # type: ignore[misc] # mypy cannot type a default
         self._child.exited.add_done_callback(
             lambda future: reader.call(lambda: self._finish(future.result()))
