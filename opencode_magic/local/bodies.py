@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.core.policy_wire import parse_policy
 from opencode_magic.errors import PolicyError
-from opencode_magic.local.wire import IMAGE, ApiError, bad_request
+from opencode_magic.local.payloads import IMAGE, ApiError, bad_request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

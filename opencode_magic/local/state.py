@@ -6,16 +6,16 @@ a session runs, and a session does not outlive its server.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from opencode_magic.core.policy import NetworkPolicy
-from opencode_magic.core.policy_wire import parse_policy
+from opencode_magic.core.policy_wire import parse_policy, policy_to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from opencode_magic.core.policy import FixedResponse, Match, Matcher, PairMatcher, Rule
+    from opencode_magic.core.policy import Rule
 
 Status = Literal["pending", "running", "stopping", "stopped", "failed", "aborted", "snapshotting"]
 LIVE_STATUSES = frozenset({"pending", "running", "stopping", "snapshotting"})
@@ -162,49 +162,14 @@ def session_from_json(body: Mapping[str, object]) -> Session:
 
 def policy_to_json(policy: NetworkPolicy) -> dict[str, object]:
     """Give a policy in the wire form that is sent, with every injected value left empty."""
-    subnets = {
-        "allow": [str(net) for net in policy.subnets_allow],
-        "deny": [str(net) for net in policy.subnets_deny],
-    }
-    if policy.mode != "custom":
-        return {"mode": policy.mode}
-    allow = {entry.pattern: [_rule(rule) for rule in entry.rules] for entry in policy.hosts}
-    return {"allow": allow, "subnets": subnets}
+    hosts = tuple(
+        replace(entry, rules=tuple(_without_values(rule) for rule in entry.rules))
+        for entry in policy.hosts
+    )
+    return policy_to_wire(replace(policy, hosts=hosts))
 
 
-def _rule(rule: Rule) -> dict[str, object]:
-    body: dict[str, object] = {"match": _match(rule.match)}
-    if rule.headers is not None:
-        body["transform"] = [{"headers": dict.fromkeys(rule.headers, "")}]
-    elif rule.forward_url:
-        body["forwardURL"] = rule.forward_url
-    elif rule.response is not None:
-        body["response"] = _response(rule.response)
-    return body
-
-
-def _response(response: FixedResponse) -> dict[str, object]:
-    return {
-        "statusCode": response.status_code,
-        "headers": dict(response.headers),
-        "body": response.body,
-        "contentType": response.content_type,
-    }
-
-
-def _match(match: Match) -> dict[str, object]:
-    body: dict[str, object] = {"method": list(match.methods)}
-    if match.path is not None:
-        body["path"] = _matcher(match.path)
-    body["queryString"] = [_pair(pair) for pair in match.query]
-    body["headers"] = [_pair(pair) for pair in match.headers]
-    return body
-
-
-def _pair(pair: PairMatcher) -> dict[str, object]:
-    parts = {"key": pair.key, "value": pair.value}
-    return {name: _matcher(part) for name, part in parts.items() if part is not None}
-
-
-def _matcher(matcher: Matcher) -> dict[str, str]:
-    return {matcher.kind: matcher.value}
+def _without_values(rule: Rule) -> Rule:
+    if rule.headers is None:
+        return rule
+    return replace(rule, headers=dict.fromkeys(rule.headers, ""))

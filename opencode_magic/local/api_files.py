@@ -1,0 +1,83 @@
+"""The routes of files: write an archive, read a file, make a folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from opencode_magic.local import files
+from opencode_magic.local.payloads import ApiError, bad_request
+from opencode_magic.local.requests import read_json, registry_of, session_id_of
+from opencode_magic.local.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+HEAD_BYTES = 2
+
+
+def file_routes(prefix: str) -> list[Route]:
+    """Give the routes below a session's path."""
+    return [
+        Route(prefix + "/fs/write", write, methods=["POST"]),
+        Route(prefix + "/fs/read", read, methods=["POST"]),
+        Route(prefix + "/fs/mkdir", mkdir, methods=["POST"]),
+    ]
+
+
+async def write(request: Request) -> Response:
+    """Unpack the archive in the body."""
+    folder = request.headers.get("x-cwd") or "/"
+    if not folder.startswith("/") or "\0" in folder:
+        raise bad_request("x-cwd must be an absolute path")
+    box = registry_of(request).box(session_id_of(request))
+    head, program = b"", None
+    try:
+        async for chunk in request.stream():
+            if program is not None:
+                if not await in_thread(program.write, chunk):
+                    break
+                continue
+            head += chunk
+            if len(head) >= HEAD_BYTES:
+                program = await in_thread(files.open_archive, box, folder, head)
+        if program is None:
+            raise ApiError(415, "unsupported_media_type", "the body must be a gzip'd tar archive")
+        await in_thread(files.end_archive, program)
+    finally:
+        if program is not None:
+            await in_thread(program.close)
+    return JSONResponse({})
+
+
+async def read(request: Request) -> Response:
+    """Give a file's bytes."""
+    body = await read_json(request)
+    path = files.resolve(body.get("path"), body.get("cwd"))
+    box = registry_of(request).box(session_id_of(request))
+    program, first = await in_thread(files.open_file, box, path)
+    return StreamingResponse(_content(program, first), media_type="application/octet-stream")
+
+
+async def mkdir(request: Request) -> Response:
+    """Make a folder."""
+    body = await read_json(request)
+    path = files.resolve(body.get("path"), body.get("cwd"))
+    box = registry_of(request).box(session_id_of(request))
+    is_recursive = body.get("recursive", True) is not False
+    await in_thread(files.make_folder, box, path, is_recursive=is_recursive)
+    return JSONResponse({})
+
+
+async def _content(program: files.Program, first: bytes) -> AsyncIterator[bytes]:
+    try:
+        chunk = first
+        while chunk:
+            yield chunk
+            chunk = await in_thread(program.read)
+    finally:
+        await in_thread(program.close)

@@ -1,0 +1,260 @@
+"""The running parts of one sandbox, joined: keeper, firewall, authority, commands, ports.
+
+A spare keeper with its firewall (which lets nothing through) is kept ready, so that a create only
+has to build the sandbox inside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from opencode_magic.core.policy import NetworkPolicy
+from opencode_magic.errors import SandboxError
+from opencode_magic.local import commands, image
+from opencode_magic.local.firewall.ca import SandboxCA
+from opencode_magic.local.firewall.engine import Firewall
+from opencode_magic.local.firewall.record import EgressLog
+from opencode_magic.local.isolation import SandboxSpec
+from opencode_magic.local.keeper import Keeper, KeeperPlace
+from opencode_magic.local.leftovers import start_ticks
+from opencode_magic.local.payloads import CWD, ApiError
+from opencode_magic.local.ports import PublishedPort
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from opencode_magic.local.bodies import RunRequest
+
+COMMANDS_KEPT = 200
+"""Ended commands beyond this number are forgotten, oldest first."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxOptions:
+    """What every sandbox of this server shares."""
+
+    boxes: Path
+    opencode: Path | None = None
+    upstreams: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    upstream_ca: Path | None = None
+    may_reach_loopback: bool = False
+    """Mappings are honoured: a ``.internal`` host may lead to this machine's loopback."""
+
+
+class RunningCommand:
+    """A command with the name that the API knows it by, and the count of its input."""
+
+    def __init__(self, command_id: str, request: RunRequest, command: commands.Command) -> None:
+        self.command_id = command_id
+        self.request = request
+        self.command = command
+        self.bytes_written = 0
+        self.stdin_lock = threading.Lock()
+
+    def payload(self, session_id: str) -> dict[str, object]:
+        """Give the command as the API shows it."""
+        return {
+            "id": self.command_id,
+            "name": self.request.command,
+            "args": list(self.request.args),
+            "cwd": self.request.cwd or CWD,
+            "sessionId": session_id,
+            "exitCode": self.command.exit_code,
+            "startedAt": self.command.started_ms,
+        }
+
+
+class Box:
+    """One running sandbox. Safe to use from any thread."""
+
+    def __init__(self, box_id: str, cradle: Cradle, *, has_opencode: bool) -> None:
+        self.box_id = box_id
+        self.keeper = cradle.keeper
+        self.firewall = cradle.firewall
+        self.egress = cradle.egress
+        self.base_env = image.environment(has_opencode=has_opencode)
+        self.env: Mapping[str, str] = {}
+        self._commands: OrderedDict[str, RunningCommand] = OrderedDict()
+        self._ports: dict[int, PublishedPort] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def routes(self) -> dict[int, str]:
+        """Published ports and where each can be reached."""
+        with self._lock:
+            return {port: published.url for port, published in self._ports.items()}
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the keeper still runs; without it nothing of the sandbox does."""
+        return not self.keeper.ended.done() and start_ticks(self.keeper.pid) != 0
+
+    def publish(self, ports: tuple[int, ...]) -> None:
+        """Publish these ports and no others."""
+        with self._lock:
+            gone = [self._ports.pop(port) for port in set(self._ports) - set(ports)]
+            for port in ports:
+                if port not in self._ports:
+                    self._ports[port] = PublishedPort(partial(self.keeper.connect, port))
+        for published in gone:
+            published.close()
+
+    def run(self, request: RunRequest, *, is_group_ended: bool = False) -> RunningCommand:
+        """Start a command; what it leaves behind may end with it.
+
+        Raises:
+            SandboxError: As ``Keeper.spawn`` raises.
+        """
+        spec = commands.CommandSpec(
+            argv=(request.command, *request.args),
+            cwd=request.cwd or CWD,
+            env={**self.env, **request.env},
+            has_stdin=request.has_stdin,
+            kill_after_s=None if request.timeout_ms is None else request.timeout_ms / 1000,
+            is_group_ended=is_group_ended,
+        )
+        command = commands.run(self.keeper, spec, self.base_env)
+        running = RunningCommand(f"cmd_{secrets.token_hex(8)}", request, command)
+        with self._lock:
+            self._commands[running.command_id] = running
+            self._forget_old()
+        return running
+
+    def find(self, command_id: str) -> RunningCommand:
+        """Give a command.
+
+        Raises:
+            ApiError: There is none of this name.
+        """
+        with self._lock:
+            running = self._commands.get(command_id)
+        if running is None:
+            raise ApiError(404, "not_found", "Command not found.")
+        return running
+
+    def all(self) -> list[RunningCommand]:
+        """Give all commands, oldest first."""
+        with self._lock:
+            return list(self._commands.values())
+
+    def close(self) -> None:
+        """End everything of it. Twice is harmless."""
+        with self._lock:
+            ports, self._ports = list(self._ports.values()), {}
+        for published in ports:
+            published.close()
+        self.keeper.close()
+        self.firewall.close()
+        self.egress.close()
+
+    def _forget_old(self) -> None:
+        ended = [key for key, item in self._commands.items() if item.command.exit_code is not None]
+        for key in ended[: max(0, len(self._commands) - COMMANDS_KEPT)]:
+            del self._commands[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Cradle:
+    """A keeper with its firewall, and no sandbox in it yet."""
+
+    keeper: Keeper
+    firewall: Firewall
+    egress: EgressLog
+    ca: SandboxCA
+
+    def close(self) -> None:
+        """End it."""
+        self.keeper.close()
+        self.firewall.close()
+        self.egress.close()
+
+
+class BoxFactory:
+    """Makes running sandboxes, and keeps a spare cradle ready."""
+
+    def __init__(self, options: BoxOptions) -> None:
+        self.options = options
+        self._spare: Cradle | None = None
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._host_bundle = image.host_ca_bundle().rstrip() + b"\n"
+
+    def make(self, box_id: str, policy: NetworkPolicy) -> Box:
+        """Give a running sandbox on the folder of this name, with the policy in force.
+
+        Raises:
+            HomeUnavailableError: Isolation cannot be had here.
+            SandboxError: The sandbox cannot be built.
+        """
+        with self._lock:
+            cradle, self._spare = self._spare, None
+        if cradle is None:
+            cradle = self._rock()
+        try:
+            cradle.firewall.set_policy(policy)
+            spec = SandboxSpec(
+                name=box_id,
+                folder=self.options.boxes / box_id,
+                ca_bundle=self._host_bundle + cradle.ca.pem,
+                opencode=self.options.opencode,
+            )
+            cradle.keeper.enter(spec)
+        except BaseException:
+            cradle.close()
+            raise
+        return Box(box_id, cradle, has_opencode=self.options.opencode is not None)
+
+    def refill(self) -> None:
+        """Make the spare cradle where there is none. Never raises: a create says what is wrong."""
+        with self._lock:
+            if self._spare is not None or self._is_closed:
+                return
+        try:
+            cradle = self._rock()
+        except SandboxError as exc:
+            log.warning("no spare sandbox: %s", exc)
+            return
+        with self._lock:
+            if self._spare is None and not self._is_closed:
+                self._spare = cradle
+                return
+        cradle.close()
+
+    def close(self) -> None:
+        """End the spare."""
+        with self._lock:
+            self._is_closed = True
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
+
+    def _rock(self) -> Cradle:
+        started = time.monotonic()
+        keeper = Keeper.prepare(KeeperPlace(self.options.boxes, self.options.opencode))
+        try:
+            ca = SandboxCA.create()
+            egress = EgressLog()
+            firewall = Firewall(
+                keeper.listeners,
+                NetworkPolicy(),
+                ca=ca,
+                record=egress,
+                upstreams=self.options.upstreams,
+                upstream_ca=self.options.upstream_ca,
+                allow_loopback_forward=self.options.may_reach_loopback,
+            )
+            firewall.start()
+        except BaseException:
+            keeper.close()
+            raise
+        log.info("keeper ready after %.3f s", time.monotonic() - started)
+        return Cradle(keeper, firewall, egress, ca)

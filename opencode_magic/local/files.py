@@ -1,0 +1,212 @@
+"""Files into and out of a running sandbox, by programs that run inside it.
+
+The sandbox itself is the confinement: a name with dots, a link to elsewhere or a race between two
+programs leads nowhere that the agent could not go anyway. The host opens none of these paths.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import select
+import signal
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from opencode_magic.errors import SandboxError
+from opencode_magic.local.payloads import CWD, ApiError, bad_request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opencode_magic.local.box import Box
+
+CHUNK_BYTES = 256 * 1024
+STALL_TIMEOUT_S = 60.0
+"""A program that neither takes nor gives a byte for so long is killed."""
+STDERR_LIMIT_BYTES = 8192
+_GZIP_MAGIC = b"\x1f\x8b"
+_ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+"""Nothing of the agent's: its own folders come first in the usual PATH."""
+_READ_SCRIPT = """\
+if [ ! -e "$1" ]; then exit 44; fi
+if [ -d "$1" ]; then exit 45; fi
+if [ ! -f "$1" ]; then exit 46; fi
+if [ ! -r "$1" ]; then exit 47; fi
+exec cat -- "$1"
+"""
+_READ_ERRORS = {
+    44: (404, "not_found", "no such file or directory"),
+    45: (400, "is_directory", "is a directory"),
+    46: (400, "not_a_file", "is not a regular file"),
+    47: (403, "permission_denied", "permission denied"),
+}
+
+
+class Program:
+    """A program inside that takes bytes, or gives them, or both."""
+
+    def __init__(self, box: Box, argv: Sequence[str]) -> None:
+        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
+        (child_in, self._in), (self._out, child_out), (self._err, child_err) = pipes
+        try:
+            self._child = box.keeper.spawn(
+                argv,
+                env=_ENV,
+                cwd="/",
+                stdin=child_in,
+                stdout=child_out,
+                stderr=child_err,
+            )
+        except SandboxError as exc:
+            self._close(self._in, self._out, self._err)
+            raise ApiError(410, "sandbox_stopped", f"Sandbox is stopped: {exc.message}") from exc
+        finally:
+            self._close(child_in, child_out, child_err)
+        os.set_blocking(self._in, False)
+        self._is_open = {self._in, self._out}
+        self._tail: deque[bytes] = deque(maxlen=STDERR_LIMIT_BYTES // 512)
+        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._reader.start()
+
+    def write(self, data: bytes) -> bool:
+        """Give it bytes; False when it takes no more."""
+        view = memoryview(data)
+        while view:
+            ready = select.select([], [self._in], [], STALL_TIMEOUT_S)[1]
+            if not ready:
+                self.kill()
+                return False
+            try:
+                view = view[os.write(self._in, view) :]
+            except BlockingIOError:
+                continue
+            except OSError:
+                return False
+        return True
+
+    def end_input(self) -> None:
+        """Let it see the end of its input."""
+        self._close(*({self._in} & self._is_open))
+        self._is_open.discard(self._in)
+
+    def read(self) -> bytes:
+        """Give some of its output; empty at the end."""
+        if not select.select([self._out], [], [], STALL_TIMEOUT_S)[0]:
+            self.kill()
+            return b""
+        return os.read(self._out, CHUNK_BYTES)
+
+    def finish(self) -> tuple[int, str]:
+        """Wait for its end; gives the exit code and the last line that it complained with."""
+        self.end_input()
+        code = self._child.wait(STALL_TIMEOUT_S)
+        self._reader.join(1.0)
+        lines = b"".join(self._tail).decode(errors="replace").strip().splitlines()
+        self.close()
+        return code, lines[-1] if lines else ""
+
+    def kill(self) -> None:
+        """End it."""
+        with suppress(SandboxError):
+            self._child.signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it if it still runs, and give its pipes back. Twice is harmless."""
+        if not self._child.exited.done():
+            self.kill()
+        open_now, self._is_open = self._is_open, set()
+        self._close(*open_now)
+
+    def _read_errors(self) -> None:
+        while data := os.read(self._err, 512):
+            self._tail.append(data)
+        self._close(self._err)
+
+    @staticmethod
+    def _close(*descriptors: int) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def resolve(path: object, cwd: object) -> str:
+    """Give the absolute path inside that a body means.
+
+    Raises:
+        ApiError: It is no path.
+    """
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise bad_request("path must be text without a zero character")
+    if cwd is not None and (not isinstance(cwd, str) or "\0" in cwd):
+        raise bad_request("cwd must be text without a zero character")
+    return posixpath.join(CWD, cwd or "", path)
+
+
+def open_archive(box: Box, folder: str, head: bytes) -> Program:
+    """Start to unpack a gzip'd tar below a folder, as the sandbox's user; parents are made.
+
+    Args:
+        box: The running sandbox.
+        folder: Where the member names start from.
+        head: The first bytes of the archive, which are written as well.
+
+    Raises:
+        ApiError: It is no gzip.
+    """
+    if not head.startswith(_GZIP_MAGIC):
+        raise ApiError(415, "unsupported_media_type", "the body must be a gzip'd tar archive")
+    argv = ("tar", "--extract", "--gzip", "--preserve-permissions", "--no-same-owner")
+    program = Program(box, (*argv, "--no-overwrite-dir", "-C", folder, "--file=-"))
+    program.write(head)
+    return program
+
+
+def end_archive(program: Program) -> None:
+    """Wait until everything is unpacked.
+
+    Raises:
+        ApiError: A member could not be written; names the first reason that is known.
+    """
+    code, complaint = program.finish()
+    if code:
+        is_full = "No space left" in complaint or "quota" in complaint.lower()
+        status, name = (507, "disk_full") if is_full else (400, "write_failed")
+        raise ApiError(status, name, f"the files could not be written: {complaint or code}")
+
+
+def open_file(box: Box, path: str) -> tuple[Program, bytes]:
+    """Start to read a regular file.
+
+    Returns:
+        The program to read on from, and what came first; empty where the file is.
+
+    Raises:
+        ApiError: There is no such file, or it cannot be read.
+    """
+    program = Program(box, ("sh", "-c", _READ_SCRIPT, "read-file", path))
+    program.end_input()
+    first = program.read()
+    if not first:
+        code, complaint = program.finish()
+        if code:
+            default = (500, "read_failed", complaint or f"exit code {code}")
+            status, name, reason = _READ_ERRORS.get(code, default)
+            raise ApiError(status, name, f"{path}: {reason}")
+    return program, first
+
+
+def make_folder(box: Box, path: str, *, is_recursive: bool) -> None:
+    """Make a folder; with its parents, and without complaint where it stands, if recursive.
+
+    Raises:
+        ApiError: It cannot be made.
+    """
+    program = Program(box, ("mkdir", *(("-p",) if is_recursive else ()), "--", path))
+    code, complaint = program.finish()
+    if code:
+        is_missing = "No such file" in complaint
+        raise ApiError(
+            404 if is_missing else 400, "not_found" if is_missing else "mkdir_failed", complaint
+        )

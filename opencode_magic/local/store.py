@@ -1,0 +1,218 @@
+"""The server's state on disk: what stands, what was saved, and what was kept of ended sandboxes.
+
+Under the state folder: ``sandboxes/NAME.json``, ``boxes/ID/`` with a sandbox's files,
+``snapshots/ID.json`` and ``ID/``, and ``kept/NAME/`` with the agent's files of a removed sandbox.
+Every file is written beside its place and moved there, so a crash leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from opencode_magic.errors import PolicyError, SandboxError
+from opencode_magic.local.state import (
+    Sandbox,
+    Session,
+    Snapshot,
+    sandbox_from_json,
+    sandbox_to_json,
+    session_from_json,
+    session_to_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KEPT_MS = 7 * 24 * 3_600_000
+CACHE_NAMES = (".cache", ".npm", ".bun")
+"""Folders of a home that hold nothing of the agent's work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The agent's files of a removed sandbox."""
+
+    name: str
+    path: str
+    files: int
+    size_bytes: int
+    kept_ms: int
+    until_ms: int
+
+    def to_json(self) -> dict[str, object]:
+        """Give the wire and disk form."""
+        return asdict(self)
+
+
+class Store:
+    """Reads and writes the state folder. Not safe for two servers: the lock file sees to that."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.boxes = state_dir / "boxes"
+        self._sandboxes = state_dir / "sandboxes"
+        self._snapshots = state_dir / "snapshots"
+        self._kept = state_dir / "kept"
+        for folder in (self.boxes, self._sandboxes, self._snapshots, self._kept):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def save(self, sandbox: Sandbox, sessions: list[Session]) -> None:
+        """Write a sandbox with its sessions, oldest first."""
+        body = {
+            "sandbox": sandbox_to_json(sandbox),
+            "sessions": [session_to_json(session) for session in sessions],
+        }
+        write_json(self._sandboxes / f"{sandbox.name}.json", body)
+
+    def forget(self, name: str) -> None:
+        """Remove a sandbox's record."""
+        (self._sandboxes / f"{name}.json").unlink(missing_ok=True)
+
+    def load(self) -> Iterator[tuple[Sandbox, list[Session]]]:
+        """Read every sandbox. A record that cannot be read is put aside, never deleted."""
+        for path in sorted(self._sandboxes.glob("*.json")):
+            try:
+                body = json.loads(path.read_bytes())
+                sandbox = sandbox_from_json(body["sandbox"])
+                sessions = [session_from_json(item) for item in body["sessions"]]
+            except (OSError, ValueError, TypeError, KeyError, PolicyError):
+                with suppress(OSError):
+                    path.rename(path.with_suffix(".unreadable"))
+                continue
+            if sessions:
+                yield sandbox, sessions
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Write a snapshot's record."""
+        write_json(self._snapshots / f"{snapshot.snapshot_id}.json", asdict(snapshot))
+
+    def load_snapshots(self) -> Iterator[Snapshot]:
+        """Read every snapshot whose files stand."""
+        for path in sorted(self._snapshots.glob("*.json")):
+            with suppress(OSError, ValueError, TypeError):
+                snapshot = Snapshot(**json.loads(path.read_bytes()))
+                if self.snapshot_folder(snapshot.snapshot_id).is_dir():
+                    yield snapshot
+
+    def snapshot_folder(self, snapshot_id: str) -> Path:
+        """Give where a snapshot's files stand."""
+        return self._snapshots / snapshot_id
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        """Remove a snapshot's record and files."""
+        (self._snapshots / f"{snapshot_id}.json").unlink(missing_ok=True)
+        remove_tree(self.snapshot_folder(snapshot_id))
+
+    def keep(self, name: str, home: Path, now_ms: int) -> Kept | None:
+        """Move the agent's files to the kept ones.
+
+        Returns:
+            None where there is no file but caches; the folder is then left as it is.
+        """
+        if not home.is_dir():
+            return None
+        for cache in CACHE_NAMES:
+            remove_tree(home / cache)
+        files, size_bytes = measure(home)
+        if not files:
+            return None
+        folder = self._free_kept_folder(name)
+        folder.mkdir(mode=0o700)
+        home.rename(folder / "files")
+        kept = Kept(name, str(folder / "files"), files, size_bytes, now_ms, now_ms + KEPT_MS)
+        write_json(folder / "kept.json", kept.to_json())
+        return kept
+
+    def kept(self) -> list[Kept]:
+        """Give what is kept, oldest first."""
+        found = []
+        for path in self._kept.glob("*/kept.json"):
+            with suppress(OSError, ValueError, TypeError):
+                found.append(Kept(**json.loads(path.read_bytes())))
+        return sorted(found, key=lambda kept: kept.kept_ms)
+
+    def sweep(self, box_ids: set[str], now_ms: int) -> None:
+        """Remove what nothing refers to: boxes beside the given ones, and kept files past due."""
+        for folder in self.boxes.iterdir():
+            if folder.name not in box_ids:
+                remove_tree(folder)
+        for kept in self.kept():
+            if kept.until_ms <= now_ms:
+                remove_tree(self._kept / os.path.basename(os.path.dirname(kept.path)))  # noqa: PTH119, PTH120 - text, not a path to follow
+
+    def _free_kept_folder(self, name: str) -> Path:
+        folder, number = self._kept / name, 1
+        while folder.exists():
+            number += 1
+            folder = self._kept / f"{name}-{number}"
+        return folder
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder with modes, owners, links and times; shares blocks where the disk can.
+
+    Raises:
+        SandboxError: The disk is full, or a file cannot be read.
+    """
+    done = subprocess.run(
+        ["cp", "-a", "--reflink=auto", "--", str(source), str(target)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        remove_tree(target)
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise SandboxError(f"the files could not be copied: {lines[-1] if lines else 'cp failed'}")
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, also where its owner took away the right to. Links are not followed."""
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+    elif folder.is_dir():
+        shutil.rmtree(folder, onerror=_open_and_retry)
+    else:
+        with suppress(OSError):
+            folder.unlink(missing_ok=True)
+
+
+def measure(folder: Path) -> tuple[int, int]:
+    """Count the regular files below a folder and their bytes. Links are not followed."""
+    files = size_bytes = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                status = os.lstat(os.path.join(root, name))  # noqa: PTH118 - many files; text is faster
+                if stat.S_ISREG(status.st_mode):
+                    files += 1
+                    size_bytes += status.st_size
+    return files, size_bytes
+
+
+def write_json(path: Path, body: object) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(body, file)
+    beside.replace(path)
+
+
+def _open_and_retry(_function: object, path: str, _: object) -> None:
+    with suppress(OSError):
+        parent = os.path.dirname(path)  # noqa: PTH120 - rmtree gives text
+        for folder in (parent, path):
+            if not os.path.islink(folder):  # noqa: PTH114 - the same
+                os.chmod(folder, 0o700)  # noqa: PTH101 - the same
+        if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114 - the same
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)  # noqa: PTH108 - the same
