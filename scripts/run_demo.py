@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import json
 import os
 import re
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -17,6 +21,9 @@ from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
@@ -29,6 +36,7 @@ FORBID_ALL_BUT_LOOKS = (
     '<meta http-equiv="Content-Security-Policy" '
     "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:\">"
 )
+TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
 CELL_LIMIT_S = 300
 OUTSIDE_HOST = "example.com"
 
@@ -52,7 +60,8 @@ def main() -> int:
     os.environ.update(LOCAL_AND_FREE)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     began = time.monotonic()
-    wrong = run(notebook)
+    with own_server():
+        wrong = run(notebook)
     write_page(notebook)
     if options.save:
         save(notebook)
@@ -62,6 +71,22 @@ def main() -> int:
     if not wrong:
         print(f"OpenCode answered from its sandbox, and the wall refused {OUTSIDE_HOST}.")
     return 1 if wrong else 0
+
+
+@contextlib.contextmanager
+def own_server() -> Iterator[None]:
+    """Keep apart from whatever runs for the same user, and leave no server behind."""
+    with tempfile.TemporaryDirectory(
+        prefix="om-demo-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:
+        for name in ("RUNTIME", "STATE"):
+            os.environ[f"OPENCODE_MAGIC_{name}_DIR"] = f"{folder}/{name.lower()}"
+        try:
+            yield
+        finally:
+            stop = [sys.executable, "-m", "opencode_magic.local", "stop"]
+            stop += ["--runtime-dir", f"{folder}/runtime"]
+            subprocess.run(stop, check=False, stdout=subprocess.DEVNULL)
 
 
 def run(notebook: nbformat.NotebookNode) -> list[str]:
@@ -139,7 +164,7 @@ def told_outputs(cell: nbformat.NotebookNode) -> str:
             case "stream":
                 told.append(output.text)
             case "error":
-                told.append("\n".join(output.traceback))
+                told.append(TERMINAL_CODES.sub("", "\n".join(output.traceback)))
             case _:
                 told.append(output.data.get("text/plain", ""))
     text = "\n".join(part.rstrip() for part in told if part.strip())
