@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, assert_never
 
-from opencode_magic.core.conversation import (
+from opencode_magic.core.parts import (
     FilePart,
     OtherPart,
     PatchPart,
@@ -40,7 +40,7 @@ from opencode_magic.render.visible import shorten, visible_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from opencode_magic.core.conversation import Part, PermissionRequest, Turn
+    from opencode_magic.core.parts import Part, PermissionRequest, Turn
     from opencode_magic.core.receipt import HostCount, Receipt
 
 __all__ = [
@@ -165,15 +165,16 @@ def _outcome(turn: Turn) -> Iterator[Block]:
 
 def _footer(turn: Turn) -> Footer:
     left: list[Line] = [(Span(_ended(turn), "muted"),)]
-    if turn.is_scripted:
-        left.insert(0, (Span("scripted", "warn", "pill"),))
-    elif turn.model:
-        left.append((Span(visible_line(turn.model, limit_chars=80), "muted"),))
+    scripted = Span("scripted model", "warn")
     if turn.state == "running":
-        return Footer(tuple(left))
+        return Footer((*left, (scripted,)) if turn.is_scripted else tuple(left))
     left.append((Span(words.tokens(turn.tokens.total), "muted"),))
-    left.append((Span(words.cost(turn.cost, is_scripted=turn.is_scripted), "muted"),))
-    return Footer(tuple(left), receipt_line(turn.receipt))
+    if turn.is_scripted:
+        left.append((Span("no cost, ", "muted"), scripted))
+    else:
+        left.append((Span(words.cost(turn.cost), "muted"),))
+        left.append((Span(visible_line(turn.model, limit_chars=80), "muted"),))
+    return Footer(tuple(line for line in left if line[0].text), receipt_line(turn.receipt))
 
 
 def _ended(turn: Turn) -> str:

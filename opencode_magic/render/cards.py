@@ -175,7 +175,7 @@ def _model_row(status: Status) -> Row:
     if status.is_scripted:
         line.append(_pill("scripted", "warn"))
     key = "outside, a placeholder stands inside" if status.is_key_outside else "none inside"
-    cost = "no cost" if status.is_scripted else words.cost(status.cost, is_scripted=False)
+    cost = "no cost" if status.is_scripted else words.cost(status.cost)
     said = f"{words.plural(status.turns, 'turn')}, {words.tokens(status.tokens)}, {cost}"
     session = [_muted("Session"), Span(said if status.turns else "no turn yet")]
     return Row((*line, _muted("Key"), Span(key), *session))

@@ -172,7 +172,7 @@ def _steps(steps: Steps) -> str:
 
 
 def _footer(footer: Footer) -> str:
-    left = "".join(f"<span>{_line(line)}</span>" for line in footer.left)
+    left = " ".join(f"<span>{_line(line, gap='')}</span>" for line in footer.left)
     right = (
         f'<span style="{style.RIGHT}">{_line(footer.right, gap="")}</span>' if footer.right else ""
     )

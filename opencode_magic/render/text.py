@@ -62,7 +62,7 @@ def _block_lines(block: Block) -> list[str]:  # noqa: PLR0911 - one arm a kind o
             head = f"[{_two_sides(_words(block.left), _words(block.right))}]"
             return [head, *(_lines(block.body) if block.is_open else [])]
         case Footer():
-            sides = [_words(line) for line in block.left]
+            sides = [_words(line, gap="") for line in block.left]
             return ["-- " + _two_sides(", ".join(sides), _words(block.right, gap=""))]
         case Notice():
             heading = f"{visible_text(block.heading)} " if block.heading else ""

@@ -10,7 +10,7 @@ from opencode_magic.render.shapes import Code, Fold, Line, Span
 from opencode_magic.render.visible import shorten, visible_line
 
 if TYPE_CHECKING:
-    from opencode_magic.core.conversation import ToolPart
+    from opencode_magic.core.parts import ToolPart
     from opencode_magic.core.receipt import HostCount, Receipt
     from opencode_magic.render.shapes import Block
 
@@ -116,7 +116,7 @@ def _body(tool: ToolPart, blocked: HostCount | None) -> tuple[Block, ...]:
         blocks.append(Code(_cut(text)))
     if tool.is_truncated:
         blocks.append(Code("(the agent itself saw only a part of this output)"))
-    if blocked is not None:
+    if blocked is not None and not _names(text, blocked.host):
         blocks.append(Code(f"{_place(blocked)}: {blocked.reason or 'blocked'}"))
     return tuple(blocks)
 

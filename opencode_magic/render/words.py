@@ -46,10 +46,8 @@ def tokens(count: int) -> str:
     return f"{thousands:.1f}k tokens" if thousands < 99.95 else f"{thousands:.0f}k tokens"  # noqa: PLR2004 - rounds to 100
 
 
-def cost(dollars: float | None, *, is_scripted: bool) -> str:
+def cost(dollars: float | None) -> str:
     """Say what it cost; unknown rather than wrong."""
-    if is_scripted:
-        return "no cost, scripted model"
     if dollars is None:
         return "cost unknown"
     if dollars == 0:

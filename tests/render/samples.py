@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from opencode_magic.core.checks import Check
-from opencode_magic.core.conversation import (
+from opencode_magic.core.parts import (
     FilePart,
     Message,
     OtherPart,

@@ -1,0 +1,208 @@
+"""A status -> the panel: a card with buttons where widgets work, and the same card everywhere."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from opencode_magic.errors import OpencodeMagicError
+from opencode_magic.jupyter.frontend import choose_way
+from opencode_magic.render.blocks import error_blocks, status_blocks
+from opencode_magic.render.html import render_html
+from opencode_magic.render.text import render_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import ipywidgets
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from opencode_magic.core.status import Status
+    from opencode_magic.jupyter.frontend import Publisher, Way
+    from opencode_magic.render.shapes import Block
+
+RUNNING = frozenset({"locked", "unproven"})
+
+
+@dataclass(frozen=True, slots=True)
+class PanelActions:
+    """What the buttons do. Each runs when the kernel is idle, or in a thread of the kernel's.
+
+    An action raises ``OpencodeMagicError`` where it fails; the panel shows it.
+    """
+
+    prove: Callable[[], object]
+    extend: Callable[[], object]
+    stop: Callable[[], object]
+    down: Callable[[], object]
+
+
+class Panel:
+    """Shows one sandbox in one output.
+
+    What is saved in a notebook is what was published last, so the panel is published again under
+    its display id at each settled state: launched, a turn or a proof ended, failed, down. Between
+    those only the widget changes. Without a kernel each settled state is printed once.
+    """
+
+    def __init__(
+        self,
+        shell: InteractiveShell | None,
+        actions: PanelActions,
+        *,
+        way: Way | None = None,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.way = way or choose_way(shell)
+        self._shell = shell
+        self._now_ms = now_ms
+        self._actions = actions
+        self._display_id = f"opencode-magic-{uuid.uuid4().hex}"
+        self._status: Status | None = None
+        self._settled: object = None
+        self._is_shown = False
+        self._error: BaseException | None = None
+        self._widget: _PanelWidget | None = None
+
+    def show(self, status: Status) -> None:
+        """Show the status: in place where nothing has settled, else published again."""
+        self._status = status
+        settled = _settled_state(status)
+        if self.way == "frames":
+            self._fill()
+            if not self._is_shown or settled != self._settled:
+                self._publish()
+        elif settled is not None and settled != self._settled and not self._is_once_shown():
+            self._publish()
+        self._settled = settled
+
+    def close(self) -> None:
+        """Let go of the widget; the card stays as it was published last."""
+        if self._widget is not None:
+            self._widget.close()
+            self._widget = None
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Give what the panel shows, before markup."""
+        if self._status is None:
+            return ()
+        blocks = status_blocks(self._status, self._now_ms())
+        return blocks if self._error is None else (*blocks, *error_blocks(self._error))
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
+        """Give the widget's view, and the card as inert HTML and as text for all who have none."""
+        blocks = self.blocks()
+        data: dict[str, object] = {
+            "text/plain": render_text(blocks),
+            "text/html": render_html(blocks),
+        }
+        if self._widget is not None:
+            data |= self._widget.view()
+        return data
+
+    def _is_once_shown(self) -> bool:
+        return self.way == "once" and self._is_shown
+
+    def _fill(self) -> None:
+        status = self._status
+        is_live = status is not None and status.phase in {"launching", "stopping", *RUNNING}
+        if not is_live:
+            self.close()
+            return
+        if self._widget is None:
+            self._widget = _PanelWidget(self._actions, self._press)
+        assert status is not None
+        self._widget.fill(render_html(self.blocks()), status)
+
+    def _publish(self) -> None:
+        data = self._repr_mimebundle_()
+        if self._shell is None or self.way == "lines":
+            print(data["text/plain"])  # noqa: T201 - a terminal's way to show it
+        else:
+            publisher: Publisher = self._shell.display_pub
+            transient = {"display_id": self._display_id} if self.way == "frames" else {}
+            publisher.publish(data, {}, transient=transient, update=self._is_shown)
+        self._is_shown = True
+
+    def _press(self, action: Callable[[], object]) -> None:
+        """Do what a button says; what goes wrong is shown in the panel."""
+        self._error = None
+        try:
+            action()
+        except OpencodeMagicError as error:
+            self._error = error
+        if self._status is not None:
+            self._fill()
+
+
+def _settled_state(status: Status) -> object:
+    """Give what makes one settled state differ from another; None while nothing is settled."""
+    if status.phase in {"launching", "stopping"} or status.is_turn_running:
+        return None
+    proof_ms = 0 if status.proof is None else status.proof.at_ms
+    return (
+        status.phase,
+        status.sandbox_name,
+        status.turns,
+        proof_ms,
+        status.expires_ms,
+        status.allowed_hosts,
+        status.warnings,
+        status.error,
+    )
+
+
+class _PanelWidget:
+    """The card and its buttons as plain ipywidgets.
+
+    The only HTML that is put in is our own, which ``render`` has checked; every trait is saved
+    with a notebook, and none holds more than the card shows.
+    """
+
+    def __init__(
+        self, actions: PanelActions, press: Callable[[Callable[[], object]], None]
+    ) -> None:
+        import ipywidgets  # noqa: PLC0415 - takes 0.1 s, and a terminal needs none
+
+        self._press = press
+        self._card: ipywidgets.HTML = ipywidgets.HTML()
+        self._buttons = {
+            name: self._button(name, action)
+            for name, action in (
+                ("Prove again", actions.prove),
+                ("Extend 30 min", actions.extend),
+                ("Stop turn", actions.stop),
+                ("Down", actions.down),
+            )
+        }
+        self._bar = ipywidgets.HBox(list(self._buttons.values()))
+        self._box = ipywidgets.VBox([self._card, self._bar])
+
+    def _button(self, name: str, action: Callable[[], object]) -> ipywidgets.Button:
+        import ipywidgets  # noqa: PLC0415 - as above
+
+        button = ipywidgets.Button(description=name, layout=ipywidgets.Layout(width="auto"))
+        button.on_click(lambda _button: self._press(action))
+        return button
+
+    def fill(self, card_html: str, status: Status) -> None:
+        """Show the card, and let be pressed what can be done now."""
+        self._card.value = card_html
+        is_running = status.phase in RUNNING
+        self._bar.layout.display = "flex" if is_running else "none"
+        self._buttons["Stop turn"].disabled = not status.is_turn_running
+        for name in ("Prove again", "Extend 30 min", "Down"):
+            self._buttons[name].disabled = not is_running
+
+    def view(self) -> dict[str, object]:
+        """Give the mimebundle entry that shows the live widget."""
+        bundle: dict[str, object] = self._box._repr_mimebundle_()  # noqa: SLF001 - ipywidgets 8's own way to show
+        kind = "application/vnd.jupyter.widget-view+json"
+        return {kind: bundle[kind]} if kind in bundle else {}
+
+    def close(self) -> None:
+        """End the widget's comms."""
+        for widget in (*self._buttons.values(), self._bar, self._card, self._box):
+            widget.close()
