@@ -24,8 +24,8 @@ class Fault:
     next_step: str = ""
     is_gone: bool = False
     """The sandbox is not there (any more)."""
-    is_sure: bool = False
-    """The server answered: what was asked was surely not done."""
+    has_answered: bool = False
+    """The home answered: nothing of this call is still under way there."""
     is_credentials: bool = False
 
 
@@ -79,7 +79,7 @@ def _api_fault(status: int, code: str, said: str) -> Fault:
         return Fault(
             f"the home refused the credentials: {detail}",
             f"{RENEW_STEP}, and check that the project may use Sandboxes",
-            is_sure=True,
+            has_answered=True,
             is_credentials=True,
         )
     next_steps = {
@@ -89,8 +89,7 @@ def _api_fault(status: int, code: str, said: str) -> Fault:
     step = next_steps.get(status, "")
     if status == 400 and "timeout" in said.lower():  # noqa: PLR2004 - HTTP's bad request
         step = "the plan allows less time: set OPENCODE_MAGIC_TIME_LIMIT_S lower"
-    is_sure = status < 500  # noqa: PLR2004 - a server error may come after the deed
-    return Fault(f"the home refused: {detail}", step, is_gone=is_gone, is_sure=is_sure)
+    return Fault(f"the home refused: {detail}", step, is_gone=is_gone, has_answered=True)
 
 
 def _said(data: object) -> str:

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from opencode_magic.core.status import HealthChanged, LeaseExtended, Proved, WentDown
+from opencode_magic.errors import OpencodeMagicError, SandboxConnectionError
+from opencode_magic.sandbox import ending, workspace
+from opencode_magic.sandbox.faults import as_connection_error, describe
+from opencode_magic.sandbox.lease import Heartbeat, remove_lease
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from vercel.sandbox.sync import SyncProcess, SyncSandboxRuntimeSession
 
     from opencode_magic.core.egress import EgressRecord
     from opencode_magic.core.opencode import Place
     from opencode_magic.core.proof import Proof
-    from opencode_magic.core.status import Home
+    from opencode_magic.core.status import Home, StatusEvent
+    from opencode_magic.sandbox.connect import Connection
+    from opencode_magic.sandbox.egress import EgressFeed
+    from opencode_magic.sandbox.prove import Prover
+    from opencode_magic.settings import Settings
+
+LOG_LIMIT_BYTES = 32 * 1024
+AGAIN_STEP = "launch again: %opencode_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,41 +42,96 @@ class Terminated:
     kept: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a launch made and hands over."""
+
+    settings: Settings
+    connection: Connection
+    session: SyncSandboxRuntimeSession
+    process: SyncProcess
+    prover: Prover
+    feed: EgressFeed | None
+    emit: Callable[[StatusEvent], None]
+    log_path: str
+    model_host: str
+
+
 class Sandbox:
     """A sandbox that runs an agent server. Safe to use from several threads.
 
     Attributes:
-        name: Unique, such as ``ocm-quiet-heron``; its repr holds no secret.
+        name: Unique, such as ``ocm-quiet-heron``; the repr holds nothing more.
+        home: Where it runs.
         url: Where the agent server answers from here.
+        place: Where things stand inside.
+        version: The agent server's.
         proof: The latest proof.
     """
 
-    name: str
-    home: Home
-    url: str
-    place: Place
-    version: str
-    expires_ms: int
-    proof: Proof | None
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        name: str,
+        home: Home,
+        url: str,
+        place: Place,
+        version: str,
+        expires_ms: int,
+        proof: Proof,
+    ) -> None:
+        self._parts = parts
+        self.name = name
+        self.home = home
+        self.url = url
+        self.place = place
+        self.version = version
+        self.proof = proof
+        self._expires_ms = expires_ms
+        self._extend_lock = threading.Lock()
+        self._end_lock = threading.Lock()
+        self._terminated: Terminated | None = None
+        self._is_lost = False
+        limit_s = parts.settings.time_limit_s
+        self._heartbeat = Heartbeat(limit_s / 3, self._beat, self._destroy_at_exit)
+
+    def __repr__(self) -> str:
+        return f"Sandbox({self.name!r}, {self.home!r})"
+
+    @property
+    def expires_ms(self) -> int:
+        """When the sandbox ends unless it is extended, in Unix milliseconds."""
+        return self._expires_ms
+
+    @property
+    def session_id(self) -> str:
+        """The home's id of the running session."""
+        return self._parts.session.id
 
     @property
     def has_egress_record(self) -> bool:
         """Whether this home keeps an egress record."""
-        raise NotImplementedError
+        return self._parts.feed is not None
 
     @property
     def last_seq(self) -> int:
         """The number of the last egress record that has arrived; 0 where there is none."""
-        raise NotImplementedError
+        return self._parts.feed.last_seq if self._parts.feed is not None else 0
+
+    def start(self) -> None:
+        """Begin the heartbeat. Called once, by the launch."""
+        self._heartbeat.start()
 
     def records_since(self, seq: int, *, settle_s: float = 0.0) -> tuple[EgressRecord, ...]:
-        """Give the egress records after a number, oldest first.
+        """Give the egress records after a number, oldest first, without those of proofs.
 
         Args:
             seq: As ``last_seq`` gave it, such as at the start of a turn.
-            settle_s: Ask the firewall for what it has by now, at most so long.
+            settle_s: Wait for what the firewall has by now, at most so long.
         """
-        raise NotImplementedError
+        feed = self._parts.feed
+        return feed.since(seq, settle_s=settle_s) if feed is not None else ()
 
     def prove(self) -> Proof:
         """Run all probes again. Emits ``Proved``.
@@ -64,32 +139,155 @@ class Sandbox:
         Raises:
             SandboxConnectionError: The sandbox does not answer.
         """
-        raise NotImplementedError
+        feed = self._parts.feed
+        if feed is None:
+            proof, _ = self._parts.prover.run()
+        else:
+            with feed.holding() as own:
+                proof, seqs = self._parts.prover.run(last_seq=feed.last_seq)
+                own.update(seqs)
+        self.proof = proof
+        self._parts.emit(Proved(proof))
+        return proof
 
     def is_alive(self) -> bool:
-        """Whether the sandbox runs and its agent server's process has not ended."""
-        raise NotImplementedError
+        """Whether the sandbox runs and its agent server's process has not ended. Never raises."""
+        if self._terminated is not None or self._is_lost:
+            return False
+        try:
+            with as_connection_error():
+                self._parts.process.refresh()
+        except OpencodeMagicError:
+            return False
+        return self._parts.process.returncode is None
 
     def log_tail(self, *, limit_lines: int = 40) -> tuple[str, ...]:
         """Give the agent server's last lines, oldest first; empty where they cannot be had."""
-        raise NotImplementedError
+        return read_log_tail(self._parts.session, self._parts.log_path, limit_lines=limit_lines)
 
     def extend(self, duration_s: float) -> int:
-        """Let the sandbox live longer; gives the new end in Unix milliseconds."""
-        raise NotImplementedError
+        """Let the sandbox live longer; gives the new end in Unix milliseconds.
+
+        Raises:
+            SandboxConnectionError: The home refused, or does not answer.
+        """
+        with self._extend_lock, as_connection_error():
+            self._parts.session.extend_execution_time_limit(dt.timedelta(seconds=duration_s))
+            self._expires_ms += int(duration_s * 1000)
+        self._parts.emit(LeaseExtended(self._expires_ms))
+        return self._expires_ms
 
     def cut_model(self) -> bool:
-        """Cut the live connections to the model; False where this home cannot."""
-        raise NotImplementedError
+        """Cut the live connections to the model; False where this home cannot. Never raises."""
+        local = self._parts.connection.local
+        if local is None:
+            return False
+        try:
+            local.cut(self.session_id, self._parts.model_host)
+        except SandboxConnectionError:
+            return False
+        return True
 
     def end_server(self) -> None:
-        """Kill the agent server's process; never raises."""
-        raise NotImplementedError
+        """Kill the agent server's process. Never raises."""
+        with contextlib.suppress(OpencodeMagicError), as_connection_error():
+            self._parts.process.kill()
 
     def keep_work(self) -> Path | None:
-        """Copy the workspace into the user's state folder; None where there is nothing in it."""
-        raise NotImplementedError
+        """Copy the workspace into the user's state folder; None where nothing changed in it.
 
-    def terminate(self, *, timeout_s: float = 10.0) -> Terminated:
-        """Destroy the sandbox. Never raises; a second call does nothing."""
-        raise NotImplementedError
+        Raises:
+            SandboxConnectionError: The sandbox does not answer, or there is too much.
+        """
+        parts = self._parts
+        return workspace.keep(parts.session, self.place, parts.settings.state_dir, self.name)
+
+    def terminate(self, *, timeout_s: float = 10.0, keep: bool = True) -> Terminated:
+        """Destroy the sandbox. Never raises; a second call says what the first did.
+
+        Args:
+            timeout_s: Wait at most so long for the home.
+            keep: Copy the agent's work out first.
+        """
+        with self._end_lock:
+            if self._terminated is not None:
+                return self._terminated
+            self._heartbeat.stop()
+            kept = self._kept() if keep and not self._is_lost else ()
+            parts = self._parts
+            left = ""
+            if parts.feed is not None:
+                parts.feed.close()
+            if not self._is_lost:
+                left = ending.destroy(
+                    parts.connection.client, self.name, budget_s=timeout_s, may_appear=False
+                )
+            parts.connection.close()
+            if not left:
+                remove_lease(parts.settings, self.name)
+            short = self.name.removeprefix("ocm-")
+            removed = (f"sandbox {short}: processes, network, files inside",) if not left else ()
+            if left:
+                kept = (*kept, f"sandbox {short} may still run until its time is up: {left}")
+            self._terminated = Terminated(removed, kept)
+            return self._terminated
+
+    def _kept(self) -> tuple[str, ...]:
+        try:
+            path = self.keep_work()
+        except OpencodeMagicError as exc:
+            return (f"not the agent's files: {exc.message}",)
+        return (f"the agent's files: {path}",) if path is not None else ()
+
+    def _beat(self) -> bool:
+        """Extend up to the full time limit from now; False ends the heartbeat."""
+        wanted_ms = time.time_ns() // 1_000_000 + int(self._parts.settings.time_limit_s * 1000)
+        more_s = (wanted_ms - self._expires_ms) / 1000
+        if more_s < 1:
+            return True
+        try:
+            self.extend(more_s)
+        except OpencodeMagicError as exc:
+            return not self._is_gone(exc)
+        return True
+
+    def _is_gone(self, exc: OpencodeMagicError) -> bool:
+        try:
+            self._parts.session.refresh()
+        except Exception as again:  # noqa: BLE001 - a thread's outer edge; reported as an event
+            if not describe(again).is_gone:
+                self._parts.emit(HealthChanged("unreachable"))
+                return False
+        else:
+            if str(self._parts.session.status) in {"running", "SandboxStatus.RUNNING"}:
+                return False
+        self.lose(f"the sandbox has ended: {exc.message}")
+        return True
+
+    def lose(self, error: str) -> None:
+        """Note that the sandbox is gone without our doing. Emits ``WentDown``, once."""
+        if self._is_lost or self._terminated is not None:
+            return
+        self._is_lost = True
+        remove_lease(self._parts.settings, self.name)
+        self._parts.emit(WentDown(error, AGAIN_STEP))
+
+    def _destroy_at_exit(self) -> None:
+        ending.destroy(self._parts.connection.client, self.name, budget_s=1.8, may_appear=False)
+        remove_lease(self._parts.settings, self.name)
+
+
+def read_log_tail(
+    session: SyncSandboxRuntimeSession, log_path: str, *, limit_lines: int = 40
+) -> tuple[str, ...]:
+    """Give the last lines of a file inside, oldest first; empty where they cannot be had."""
+    try:
+        done = session.run_process(
+            "tail",
+            ["-c", str(LOG_LIMIT_BYTES), log_path],
+            kill_after=5.0,
+            capture_output=True,
+        )
+    except Exception:  # noqa: BLE001 - the log is a help beside a failure, never a second one
+        return ()
+    return tuple((done.stdout or "").splitlines()[-limit_lines:])

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from opencode_magic.errors import SandboxLaunchError
+from opencode_magic.core.status import LaunchFailed
+from opencode_magic.errors import (
+    BinaryError,
+    CredentialsError,
+    HomeUnavailableError,
+    OpencodeMagicError,
+    SandboxLaunchError,
+)
+from opencode_magic.sandbox import sweep
+from opencode_magic.sandbox.connect import warm_up
+from opencode_magic.sandbox.faults import describe
+from opencode_magic.sandbox.prove import ProofTarget
+from opencode_magic.sandbox.steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +63,8 @@ class LaunchRequest:
     """Hosts that may be reached beside the model's, as patterns of a network policy."""
     allow_unproven: bool = False
     """Let the launch end where no evidence can be had; a probe that got through still fails it."""
+    target: ProofTarget = field(default_factory=ProofTarget)
+    """The host that the proof expects to be refused."""
 
 
 def launch(
@@ -65,6 +80,67 @@ def launch(
         ProofFailedError: The wall could not be proven, or a probe got through.
         HomeUnavailableError: The home cannot do what was asked, such as the scripted model.
         BinaryError: OpenCode cannot be had, or is not the pinned one.
+        CredentialsError: The cloud refused the credentials, or they have expired.
         KeyboardInterrupt: The user stopped it; everything is cleaned up.
     """
-    raise SandboxLaunchError("not there yet", step="create")
+    check_request(request)
+    warm_up()
+    steps = Steps(request, server, emit)
+    try:
+        sandbox = steps.run()
+    except BaseException as exc:  # noqa: BLE001 - whatever it was, nothing may stay running
+        failure = _clean_up(steps, exc)
+    else:
+        threading.Thread(
+            target=sweep.sweep, args=(request.settings,), name="sweep", daemon=True
+        ).start()
+        return sandbox
+    # Raised out here, so that no frame of the SDK (its locals hold injected headers) is chained.
+    emit(LaunchFailed(*_in_words(failure)))
+    raise failure
+
+
+def check_request(request: LaunchRequest) -> None:
+    """Refuse what the chosen home cannot do, before anything is started.
+
+    Raises:
+        HomeUnavailableError: The model is on this machine and the home is not.
+    """
+    if request.choice.home == "local":
+        return
+    if request.model.is_scripted:
+        raise HomeUnavailableError(
+            "the scripted demo model runs on this machine, where the cloud home cannot reach it",
+            next_step="put AI_GATEWAY_API_KEY=... into .env.local beside the notebook, or use "
+            "%opencode_up --home local",
+        )
+    if request.model.forward_url:
+        raise HomeUnavailableError(
+            f"{request.model.host} is mapped to this machine, where the cloud home cannot reach it",
+            next_step="use %opencode_up --home local, or a model with a public address",
+        )
+
+
+def _clean_up(steps: Steps, exc: BaseException) -> BaseException:
+    log_lines = steps.fail(exc)
+    if not isinstance(exc, Exception):
+        return type(exc)(*exc.args)
+    if isinstance(exc, SandboxLaunchError):
+        exc.log_lines = exc.log_lines or log_lines
+        return exc.with_traceback(None)
+    kept_kinds = (BinaryError, CredentialsError, HomeUnavailableError)
+    if isinstance(exc, kept_kinds):
+        return exc.with_traceback(None)
+    fault = describe(exc)
+    return SandboxLaunchError(
+        f"{steps.failed_label} failed: {fault.message}",
+        step=steps.current,
+        log_lines=log_lines,
+        next_step=fault.next_step or "run: %opencode_doctor",
+    )
+
+
+def _in_words(failure: BaseException) -> tuple[str, str]:
+    if isinstance(failure, OpencodeMagicError):
+        return failure.message, failure.next_step
+    return "interrupted", ""

@@ -1,0 +1,180 @@
+// The probes that run inside the sandbox. Needs OpenCode's own runtime or Node, nothing else.
+// PLAN is put in front of this text; one JSON line a probe goes to stdout.
+const net = require("node:net");
+const tls = require("node:tls");
+const dgram = require("node:dgram");
+const crypto = require("node:crypto");
+const fs = require("node:fs");
+const path = require("node:path");
+
+const say = (probe, fields) => process.stdout.write(JSON.stringify({ probe, ...fields }) + "\n");
+const elapsed = (start) => (Date.now() - start) / 1000;
+
+// The model's host: any HTTP status over verified TLS is an answer.
+async function askModel() {
+  const start = Date.now();
+  try {
+    const answer = await fetch(`https://${PLAN.model}/`, {
+      redirect: "manual",
+      signal: AbortSignal.timeout(PLAN.modelTimeoutMs),
+    });
+    say("model", { seen: "answered", status: answer.status, s: elapsed(start) });
+    answer.body?.cancel().catch(() => {});
+  } catch (error) {
+    const detail = error.code || error.cause?.code || error.name || String(error);
+    say("model", { seen: "no answer", detail, s: elapsed(start) });
+  }
+}
+
+// One DNS question from a socket of our own, so that its source port names it.
+function askName(name) {
+  return new Promise((resolve) => {
+    let server = "127.0.0.1";
+    try {
+      const text = fs.readFileSync("/etc/resolv.conf", "utf8");
+      server = text.match(/^\s*nameserver\s+(\S+)/m)?.[1] || server;
+    } catch {}
+    const socket = dgram.createSocket(net.isIPv6(server) ? "udp6" : "udp4");
+    let port = 0;
+    const timer = setTimeout(() => finish({ detail: "no DNS answer" }), PLAN.timeoutMs);
+    const finish = (result) => {
+      clearTimeout(timer);
+      try {
+        socket.close();
+      } catch {}
+      resolve({ port, ...result });
+    };
+    socket.on("error", (error) => finish({ detail: error.code || String(error) }));
+    socket.on("message", (message) => {
+      const code = message[3] & 15;
+      const address = code === 0 ? firstAddress(message) : null;
+      const names = { 0: "no address", 2: "SERVFAIL", 3: "NXDOMAIN", 5: "REFUSED" };
+      finish(address ? { address } : { detail: names[code] || `DNS code ${code}` });
+    });
+    const labels = name.split(".").flatMap((label) => [label.length, ...Buffer.from(label)]);
+    const id = crypto.randomBytes(2);
+    const question = Buffer.from([...id, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, ...labels, 0, 0, 1, 0, 1]);
+    socket.bind(0, () => {
+      port = socket.address().port;
+      socket.send(question, 53, server, (error) => error && finish({ detail: error.code }));
+    });
+  });
+}
+
+function firstAddress(message) {
+  let at = 12;
+  while (message[at] !== 0) at += message[at] + 1;
+  at += 5;
+  for (let left = message.readUInt16BE(6); left > 0 && at + 12 <= message.length; left--) {
+    at += message[at] >= 192 ? 2 : message.indexOf(0, at) + 1 - at;
+    const type = message.readUInt16BE(at);
+    const size = message.readUInt16BE(at + 8);
+    at += 10;
+    if (type === 1 && size === 4) return [...message.subarray(at, at + 4)].join(".");
+    at += size;
+  }
+  return null;
+}
+
+// A TLS handshake, or a bare connection where there is no servername; through means that it stood.
+function connect(address, port, servername) {
+  return new Promise((resolve) => {
+    let local = 0;
+    let timer;
+    const raw = net.connect({ host: address, port });
+    const finish = (seen, detail) => {
+      clearTimeout(timer);
+      raw.destroy();
+      resolve({ seen, detail, port: local });
+    };
+    timer = setTimeout(() => finish("no answer", "no answer in time"), PLAN.timeoutMs);
+    raw.on("error", (error) => finish("refused", error.code || String(error)));
+    raw.on("connect", () => {
+      local = raw.localPort;
+      if (servername === null) return finish("got through", "connected");
+      const secure = tls.connect({ socket: raw, servername, rejectUnauthorized: false });
+      secure.on("secureConnect", () => finish("got through", "TLS stood"));
+      secure.on("error", (error) => finish("refused", error.code || String(error)));
+      secure.on("close", () => finish("refused", "closed by the wall"));
+    });
+  });
+}
+
+async function tryName() {
+  const start = Date.now();
+  const asked = await askName(PLAN.name);
+  if (!asked.address) {
+    const seen = asked.detail === "no DNS answer" ? "no answer" : "refused";
+    say("name", { seen, ...asked, s: elapsed(start) });
+    return;
+  }
+  say("name", { ...(await connect(asked.address, 443, PLAN.name)), s: elapsed(start) });
+}
+
+async function tryAddress(probe, port, servername) {
+  const start = Date.now();
+  say(probe, { ...(await connect(PLAN.address, port, servername)), s: elapsed(start) });
+}
+
+// The key: every window of its length whose rolling hash ends in the given 24 bits goes out as a
+// salted SHA-256 and is compared outside. The key itself is never here.
+function scan(buffer, hits) {
+  const { length, base, bits, salt } = PLAN.key;
+  if (buffer.length < length) return;
+  let lead = 1;
+  for (let i = 1; i < length; i++) lead = Math.imul(lead, base);
+  let hash = 0;
+  for (let i = 0; i < buffer.length; i++) {
+    if (i >= length) hash = (hash - Math.imul(lead, buffer[i - length])) | 0;
+    hash = (Math.imul(hash, base) + buffer[i]) | 0;
+    if (i >= length - 1 && hash >>> 8 === bits) {
+      const window = buffer.subarray(i - length + 1, i + 1);
+      hits.add(crypto.createHash("sha256").update(salt).update(window).digest("hex"));
+    }
+  }
+}
+
+function findKey() {
+  const start = Date.now();
+  const hits = new Set();
+  let left = PLAN.key.limitBytes;
+  let files = 0;
+  const read = (file) => {
+    try {
+      const data = fs.readFileSync(file);
+      left -= data.length;
+      files++;
+      scan(data, hits);
+    } catch {}
+  };
+  let processes = 0;
+  for (const entry of fs.readdirSync("/proc")) {
+    if (!/^\d+$/.test(entry)) continue;
+    processes++;
+    read(`/proc/${entry}/environ`);
+    read(`/proc/${entry}/cmdline`);
+  }
+  const walk = (folder, depth) => {
+    let entries = [];
+    try {
+      entries = fs.readdirSync(folder, { withFileTypes: true });
+    } catch {}
+    for (const entry of entries) {
+      const full = path.join(folder, entry.name);
+      if (left <= 0 || Date.now() - start > PLAN.key.timeoutMs || full === PLAN.key.skip) continue;
+      if (entry.isDirectory() && depth < 12) walk(full, depth + 1);
+      if (entry.isFile() && fs.statSync(full).size <= PLAN.key.fileLimitBytes) read(full);
+    }
+  };
+  for (const folder of PLAN.key.folders) walk(folder, 0);
+  say("key", { hits: [...hits], files, processes, isWhole: left > 0, s: elapsed(start) });
+}
+
+Promise.all([
+  askModel(),
+  tryName(),
+  tryAddress("address", 443, PLAN.servername),
+  tryAddress("bare", 443, ""),
+  tryAddress("port", PLAN.port, null),
+  (async () => PLAN.key && findKey())(),
+]).then(() => process.exit(0));

@@ -1,0 +1,473 @@
+"""The steps of one launch, each reported as it happens; ``launch`` decides what a failure means."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from opencode_magic.core.opencode import PACKAGES, PORT, VERSION, Place
+from opencode_magic.core.policy import HostRules, NetworkPolicy
+from opencode_magic.core.policy_wire import parse_pattern
+from opencode_magic.core.status import (
+    Launched,
+    LaunchStarted,
+    Proved,
+    Step,
+    StepDone,
+    StepFailed,
+    StepStarted,
+    Warned,
+)
+from opencode_magic.errors import ProofFailedError, SandboxLaunchError
+from opencode_magic.sandbox import ending, opencode, workspace
+from opencode_magic.sandbox.connect import Connection, connect
+from opencode_magic.sandbox.egress import EgressFeed
+from opencode_magic.sandbox.faults import describe
+from opencode_magic.sandbox.handle import Parts, Sandbox, read_log_tail
+from opencode_magic.sandbox.key_scan import KeyScan
+from opencode_magic.sandbox.lease import new_lease, remove_lease, with_route, write_lease
+from opencode_magic.sandbox.names import new_name
+from opencode_magic.sandbox.policy import to_sdk_policy
+from opencode_magic.sandbox.prove import Prover
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from vercel.sandbox.sync import SyncProcess, SyncSandbox, SyncSandboxRuntimeSession
+
+    from opencode_magic.core.proof import Proof
+    from opencode_magic.core.status import StatusEvent
+    from opencode_magic.sandbox.launch import AgentServer, LaunchRequest
+
+HEALTH_TIMEOUT_S = 60.0
+POLL_S = 0.02
+EXIT_CHECK_S = 0.5
+CLEAN_UP_BUDGET_S = 15.0
+UPLOAD_PACKAGE = PACKAGES["opencode-linux-x64"]
+"""What a cloud sandbox runs on, whatever this machine is."""
+
+LOCAL_BINARY = "/opt/opencode/bin/opencode"
+"""Where a local server's image holds the binary that the server was started with."""
+
+LABELS = {
+    "binary": f"OpenCode {VERSION}",
+    "create": "Sandbox created, locked from the start",
+    "configure": "Configured",
+    "serve": "Agent server started",
+    "prove": "Wall proven",
+}
+_ORDER = {
+    "local": ("binary", "create", "configure", "serve", "prove"),
+    "cloud": ("create", "binary", "configure", "serve", "prove"),
+}
+
+
+@dataclass(slots=True)
+class _Note:
+    """A step writes here what a person should read beside it."""
+
+    detail: str = ""
+
+
+class _Proving(threading.Thread):
+    """Runs the probes while the server boots; what it raised is raised again by ``result``."""
+
+    def __init__(self, prover: Prover, feed: EgressFeed | None) -> None:
+        super().__init__(name="prove", daemon=True)
+        self._prover = prover
+        self._feed = feed
+        self._proof: Proof | None = None
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            if self._feed is None:
+                self._proof, _ = self._prover.run()
+                return
+            with self._feed.holding() as own:
+                self._proof, seqs = self._prover.run()
+                own.update(seqs)
+        except Exception as exc:  # noqa: BLE001 - a thread's outer edge; raised again by result()
+            self._error = exc
+
+    def result(self) -> Proof:
+        """Wait for the proof."""
+        self.join()
+        if self._proof is None:
+            raise self._error or RuntimeError("the proof ended without a word")
+        return self._proof
+
+
+class Steps:
+    """One launch. ``run`` makes the sandbox; ``fail`` removes whatever there is by then."""
+
+    def __init__(
+        self, request: LaunchRequest, server: AgentServer, emit: Callable[[StatusEvent], None]
+    ) -> None:
+        self._request = request
+        self._settings = request.settings
+        self._home = request.choice.home
+        self._model = request.model
+        self._server = server
+        self._emit = emit
+        self._name = new_name(self._home)
+        self._started = time.monotonic()
+        self._step_started = self._started
+        self.current = ""
+        self._connection: Connection | None = None
+        self._is_creating = False
+        self._may_exist = False
+        self._session: SyncSandboxRuntimeSession | None = None
+        self._process: SyncProcess | None = None
+        self._log_path = ""
+        self._feed: EgressFeed | None = None
+        self._sandbox: Sandbox | None = None
+        self._expires_ms = 0
+
+    @property
+    def failed_label(self) -> str:
+        """The step that runs, in words for an error."""
+        words = {
+            "binary": f"getting OpenCode {VERSION}",
+            "create": "creating the sandbox",
+            "configure": "configuring the sandbox",
+            "serve": "starting the agent server",
+            "prove": "proving the wall",
+        }
+        return words.get(self.current, "the launch")
+
+    def run(self) -> Sandbox:
+        """Take all steps."""
+        self._announce()
+        binary: opencode.Binary | None = None
+        if self._home == "local":
+            with self._step("binary") as note:
+                binary = opencode.ensure_binary(self._settings)
+                note.detail = binary.detail
+        with self._step("create"):
+            box = self._create(binary.path if binary is not None else None)
+            place, found = self._prepare()
+        place = self._place_binary(place, found)
+        with self._step("configure") as note:
+            self._configure(place)
+            note.detail = "key stays outside" if self._model.is_key_outside else "no key needed"
+        proving, url, version = self._serve(place, box)
+        with self._step("prove") as note:
+            proof = proving.result()
+            self._emit(Proved(proof))
+            self._judge(proof)
+            refused = sum(probe.must == "refused" for probe in proof.probes)
+            note.detail = f"{refused} probes refused"
+        return self._finish(place, url, version, proof)
+
+    def fail(self, exc: BaseException) -> tuple[str, ...]:
+        """Remove everything; gives the agent server's last lines. Never raises."""
+        if self.current:
+            duration_s = time.monotonic() - self._step_started
+            detail = "interrupted" if isinstance(exc, KeyboardInterrupt) else ""
+            self._emit(StepFailed(self.current, duration_s, detail))
+        if isinstance(exc, Exception) and describe(exc).has_answered:
+            self._is_creating = False
+        lines: list[str] = []
+        cleaner = threading.Thread(target=self._remove, args=(lines,), name="clean", daemon=True)
+        cleaner.start()
+        ending.wait(cleaner, CLEAN_UP_BUDGET_S)
+        return tuple(lines)
+
+    def _remove(self, lines: list[str]) -> None:
+        if self._process is not None and self._session is not None:
+            lines.extend(read_log_tail(self._session, self._log_path))
+        if self._feed is not None:
+            self._feed.close()
+        connection = self._connection
+        if connection is None:
+            return
+        left = ""
+        if self._may_exist:
+            left = ending.destroy(
+                connection.client,
+                self._name,
+                budget_s=CLEAN_UP_BUDGET_S - 2,
+                may_appear=self._is_creating,
+            )
+        if not left:
+            remove_lease(self._settings, self._name)
+        connection.close()
+
+    def _announce(self) -> None:
+        steps = tuple(Step(name, LABELS[name]) for name in _ORDER[self._home])
+        self._emit(
+            LaunchStarted(
+                at_ms=time.time_ns() // 1_000_000,
+                home=self._home,
+                home_reason=self._request.choice.reason,
+                sandbox_name=self._name,
+                steps=steps,
+                model=self._model.name,
+                is_scripted=self._model.is_scripted,
+                is_key_outside=self._model.is_key_outside,
+                allowed_hosts=tuple(entry.pattern for entry in self._policy().hosts),
+                has_egress_record=self._home == "local",
+            )
+        )
+
+    @contextlib.contextmanager
+    def _step(self, name: str) -> Iterator[_Note]:
+        self.current = name
+        self._step_started = time.monotonic()
+        self._emit(StepStarted(name, time.time_ns() // 1_000_000))
+        note = _Note()
+        yield note
+        self._emit(StepDone(name, time.monotonic() - self._step_started, note.detail))
+        self.current = ""
+
+    def _policy(self) -> NetworkPolicy:
+        policy = self._model.policy()
+        known = {entry.pattern for entry in policy.hosts}
+        extra = [parse_pattern(host) for host in self._request.hosts]
+        more = tuple(HostRules(pattern) for pattern in dict.fromkeys(extra) if pattern not in known)
+        return replace(policy, hosts=(*policy.hosts, *more))
+
+    def _create(self, binary: Path | None) -> SyncSandbox:
+        connection = connect(self._settings, self._home, opencode=binary)
+        self._connection = connection
+        if self._model.is_scripted and not self._model.forward_url:
+            self._model = replace(self._model, forward_url=connection.demo_model_url)
+        write_lease(self._settings, new_lease(self._settings, self._name, self._home))
+        limit_s = self._settings.time_limit_s
+        self._expires_ms = int((time.time() + limit_s) * 1000)
+        self._is_creating = self._may_exist = True
+        box = connection.client.create_sandbox(
+            name=self._name,
+            ports=[PORT],
+            execution_time_limit=dt.timedelta(seconds=limit_s),
+            persistent=False,
+            network_policy=to_sdk_policy(self._policy()),
+            tags={"app": "opencode-magic"},
+        )
+        self._is_creating = False
+        session = box.current_session
+        if session is None:
+            raise SandboxLaunchError("the home created a sandbox without a session", step="create")
+        self._session = session
+        if connection.local is not None:
+            self._feed = EgressFeed(connection.local, session.id, self._emit, self._on_lost)
+            self._feed.start()
+        return box
+
+    def _on_lost(self) -> None:
+        if self._sandbox is not None:
+            self._sandbox.lose("the local server ended, and the sandbox with it")
+
+    def _prepare(self) -> tuple[Place, str]:
+        """Make the workspace; give the place, and the OpenCode that the image holds, or empty."""
+        script = workspace.PREPARE + 'printf "%s\\n" "$HOME" "$(command -v opencode || true)"\n'
+        if self._home == "cloud":
+            script += "opencode --version 2>/dev/null || true\n"
+        done = self._run("sh", ["-c", script])
+        lines = [*(done or "").splitlines(), "", "", ""]
+        home, found, version = lines[0], lines[1], lines[2]
+        if not home.startswith("/"):
+            raise SandboxLaunchError("the sandbox does not say where its home is", step="create")
+        own = f"{home}/.opencode-magic"
+        self._log_path = f"{own}/server.log"
+        is_local_image = self._connection is not None and self._connection.has_opencode
+        is_pinned = version.strip() == VERSION
+        if is_local_image:
+            found, is_pinned = LOCAL_BINARY, True
+        place = Place(
+            home=home,
+            workspace=f"{home}/workspace",
+            binary=found,
+            temporary=f"{own}/tmp",  # noqa: S108 - inside the sandbox
+            bind_host="127.0.0.1" if self._home == "local" else "0.0.0.0",
+        )
+        return place, found if is_pinned else ""
+
+    def _run(self, program: str, arguments: list[str], *, limit_s: float = 60.0) -> str:
+        done = self._in_session().run_process(
+            program, arguments, kill_after=limit_s, capture_output=True
+        )
+        if done.returncode != 0:
+            said = (done.stderr or "").strip().splitlines()
+            what = said[-1] if said else f"exit code {done.returncode}"
+            raise SandboxLaunchError(
+                f"{self.failed_label} failed: {what}", step=self.current, log_lines=said
+            )
+        return done.stdout or ""
+
+    def _in_session(self) -> SyncSandboxRuntimeSession:
+        assert self._session is not None
+        return self._session
+
+    def _place_binary(self, place: Place, found: str) -> Place:
+        """Give the place with the binary that will run, uploaded where the image lacks it."""
+        if found and self._home == "local":
+            return replace(place, binary=found)
+        with self._step("binary") as note:
+            if found and self._settings.binary is None:
+                note.detail = "in the image"
+                return replace(place, binary=found)
+            uploaded = self._upload(place)
+            note.detail = "verified, uploaded"
+        return replace(place, binary=uploaded)
+
+    def _upload(self, place: Place) -> str:
+        folder = f"{place.home}/.opencode-magic"
+        session = self._in_session()
+        tarball = opencode.ensure_tarball(self._settings, UPLOAD_PACKAGE)
+        if tarball is None:
+            binary = opencode.ensure_binary(self._settings)
+            session.fs.write_bytes(f"{folder}/bin/opencode", binary.path.read_bytes(), mode=0o755)
+            return f"{folder}/bin/opencode"
+        packed = f"{folder}/opencode.tgz"
+        session.fs.write_bytes(packed, tarball.read_bytes())
+        script = 'mkdir -p "$2" && tar -xzf "$1" -C "$2" --strip-components=2 && rm "$1"'
+        self._run("sh", ["-c", f"{script} package/bin/opencode", "sh", packed, f"{folder}/bin"])
+        return f"{folder}/bin/opencode"
+
+    def _configure(self, place: Place) -> None:
+        with self._in_session().fs.batch() as batch:
+            for file in self._server.files(place):
+                batch.write_bytes(file.path, file.content, mode=file.mode)
+
+    def _serve(self, place: Place, box: SyncSandbox) -> tuple[_Proving, str, str]:
+        with self._step("serve") as note:
+            url = next((r.url for r in box.routes if r.port == place.port), "")
+            if not url:
+                raise SandboxLaunchError("the home published no port", step="serve")
+            command = self._server.command(place)
+            self._process = self._in_session().create_process(
+                "sh",
+                ["-c", 'log=$1; shift; exec "$@" >"$log" 2>&1', "sh", self._log_path, *command],
+                cwd=place.workspace,
+                env=self._server.environment(place),
+            )
+            proving = _Proving(self._prover(place), self._feed)
+            proving.start()
+            version = self._wait_healthy(url)
+            note.detail = version
+        return proving, url, version
+
+    def _wait_healthy(self, url: str) -> str:
+        deadline = time.monotonic() + HEALTH_TIMEOUT_S
+        next_check = time.monotonic() + EXIT_CHECK_S
+        assert self._process is not None
+        while time.monotonic() < deadline:
+            version = self._server.poll_health(url)
+            if version is not None:
+                self._check_version(version)
+                return version
+            if time.monotonic() > next_check:
+                self._process.refresh()
+                if self._process.returncode is not None:
+                    code = self._process.returncode
+                    msg = f"the agent server ended with code {code}"
+                    raise SandboxLaunchError(msg, step="serve", next_step="see its last lines")
+                next_check = time.monotonic() + EXIT_CHECK_S
+            time.sleep(POLL_S)
+        msg = f"the agent server did not answer within {HEALTH_TIMEOUT_S:.0f} s"
+        raise SandboxLaunchError(msg, step="serve", next_step="see its last lines")
+
+    def _check_version(self, version: str) -> None:
+        is_named = self._settings.binary is not None
+        if version == VERSION or (is_named and version.startswith("1.")):
+            return
+        msg = f"the agent server is OpenCode {version}, and {VERSION} is the one that is pinned"
+        step = "unset OPENCODE_MAGIC_BINARY to use the pinned release" if is_named else ""
+        raise SandboxLaunchError(msg, step="serve", next_step=step)
+
+    def _prover(self, place: Place) -> Prover:
+        assert self._connection is not None
+        own = f"{place.home}/.opencode-magic"
+        return Prover(
+            session=self._in_session(),
+            local=self._connection.local,
+            runtime=place.binary,
+            model_host=self._model.host,
+            is_key_outside=self._model.is_key_outside,
+            key_scan=KeyScan.of(self._model.header_value),
+            folders=(place.home, "/tmp", "/run", "/etc"),  # noqa: S108 - inside the sandbox
+            skip=f"{own}/bin/opencode",
+            target=self._request.target,
+        )
+
+    def _judge(self, proof: Proof) -> None:
+        """Let a launch end only proven, or unproven where the user said so."""
+        if proof.verdict == "proven":
+            return
+        wrong = next((p for p in proof.probes if p.seen in {"got through", "present"}), None)
+        if wrong is not None:
+            raise ProofFailedError(
+                f"the wall does not hold: {wrong.asked} {wrong.seen} ({wrong.evidence})",
+                step="prove",
+                next_step="do not use this home; run: %opencode_doctor",
+            )
+        model = proof.probes[0]
+        if not model.is_as_it_must:
+            raise ProofFailedError(
+                f"the model's host {model.asked} did not answer from inside: {model.evidence}",
+                step="prove",
+                next_step="check this machine's network and the model's address",
+            )
+        if self._request.allow_unproven:
+            self._emit(Warned("locked, not proven from here: no probe has the wall's own evidence"))
+            return
+        odd = next((p for p in proof.probes if not p.is_as_it_must), None)
+        detail = f": {odd.asked}: {odd.evidence}" if odd is not None else ""
+        raise ProofFailedError(
+            f"the wall cannot be proven from here{detail}",
+            step="prove",
+            next_step="behind a company proxy, accept that with: %opencode_up --unproven",
+        )
+
+    def _finish(self, place: Place, url: str, version: str, proof: Proof) -> Sandbox:
+        assert self._connection is not None
+        assert self._process is not None
+        session = self._in_session()
+        lease = with_route(
+            new_lease(self._settings, self._name, self._home),
+            url=url,
+            session_id=session.id,
+            process_id=self._process.id,
+            workspace=place.workspace,
+            password=self._server.environment(place).get("OPENCODE_SERVER_PASSWORD", ""),
+        )
+        write_lease(self._settings, lease)
+        parts = Parts(
+            settings=self._settings,
+            connection=self._connection,
+            session=session,
+            process=self._process,
+            prover=self._prover(place),
+            feed=self._feed,
+            emit=self._emit,
+            log_path=self._log_path,
+            model_host=self._model.host,
+        )
+        sandbox = Sandbox(
+            parts,
+            name=self._name,
+            home=self._home,
+            url=url,
+            place=place,
+            version=version,
+            expires_ms=self._expires_ms,
+            proof=proof,
+        )
+        self._sandbox = sandbox
+        sandbox.start()
+        self._emit(
+            Launched(
+                is_proven=proof.verdict == "proven",
+                duration_s=time.monotonic() - self._started,
+                server_version=version,
+                expires_ms=self._expires_ms,
+            )
+        )
+        return sandbox

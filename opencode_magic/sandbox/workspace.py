@@ -1,0 +1,103 @@
+"""The workspace inside -> a copy of the agent's work in the user's state folder."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opencode_magic.errors import SandboxConnectionError
+from opencode_magic.sandbox.faults import as_connection_error
+from opencode_magic.settings import make_private_dir
+
+if TYPE_CHECKING:
+    from vercel.sandbox.sync import SyncSandboxRuntimeSession
+
+    from opencode_magic.core.opencode import Place
+
+WORK_LIMIT_BYTES = 256 * 1024 * 1024
+KEPT_FOR_S = 7 * 24 * 3600.0
+_NOTHING, _TOO_MUCH = 41, 42
+
+PREPARE = """\
+set -e
+work="$HOME/workspace"; own="$HOME/.opencode-magic"
+mkdir -p "$work" "$own/tmp"; chmod 700 "$own"
+cd "$work"
+if [ ! -e .git ]; then
+  git init -q -b main .
+  git config user.name OpenCode
+  git config user.email opencode@example.com
+  git commit -q --allow-empty -m 'Start of the workspace'
+fi
+"""
+"""Makes the workspace a git work tree with a first commit."""
+
+_PACK = f"""\
+cd "$1" || exit {_NOTHING}
+if [ -z "$(git status --porcelain --ignored 2>/dev/null | head -n 1)" ] &&
+   [ "$(git rev-list --all --count 2>/dev/null)" = 1 ]; then exit {_NOTHING}; fi
+[ "$(du -sk . | cut -f1)" -le {WORK_LIMIT_BYTES // 1024} ] || exit {_TOO_MUCH}
+tar -czf "$2" -C "$1/.." workspace
+"""
+
+
+def keep(
+    session: SyncSandboxRuntimeSession, place: Place, state_dir: Path, name: str
+) -> Path | None:
+    """Copy the workspace out as ``kept/NAME/workspace.tar.gz``; None where nothing changed.
+
+    Raises:
+        SandboxConnectionError: The sandbox does not answer, or there is too much.
+        SettingsError: The state folder cannot be made.
+    """
+    packed = f"{place.temporary}/.work.tar.gz"
+    with as_connection_error():
+        done = session.run_process(
+            "sh",
+            ["-c", _PACK, "sh", place.workspace, packed],
+            kill_after=60.0,
+            capture_output=True,
+        )
+        if done.returncode == _NOTHING:
+            return None
+        if done.returncode == _TOO_MUCH:
+            msg = f"the workspace holds more than {WORK_LIMIT_BYTES // 1024**2} MB"
+            raise SandboxConnectionError(msg, next_step="fetch what you need first")
+        if done.returncode != 0:
+            said = (done.stderr or "").strip().splitlines()
+            msg = f"the workspace could not be packed: {said[-1] if said else done.returncode}"
+            raise SandboxConnectionError(msg)
+        content = session.fs.read_bytes(packed)
+    return _write(state_dir, name, content)
+
+
+def forget_old(state_dir: Path) -> None:
+    """Remove copies that are older than a week. Never raises."""
+    for folder in (state_dir / "kept").glob("ocm-*"):
+        path = folder / "workspace.tar.gz"
+        try:
+            if time.time() - path.stat().st_mtime > KEPT_FOR_S:
+                path.unlink()
+                folder.rmdir()
+        except OSError:
+            continue
+
+
+def _write(state_dir: Path, name: str, content: bytes) -> Path:
+    folder = make_private_dir(make_private_dir(state_dir / "kept") / name)
+    path = folder / "workspace.tar.gz"
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                file.write(content)
+                file.flush()
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as exc:
+        msg = f"the agent's files cannot be kept in {str(folder)!r}: {exc.strerror}"
+        raise SandboxConnectionError(msg, next_step="free the disk") from exc
+    return path
