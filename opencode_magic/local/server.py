@@ -63,7 +63,9 @@ def serve(options: ServeOptions) -> int:
     Raises:
         SandboxError: A folder is not private, the socket's path is too long, or a port is taken.
     """
-    os.umask(0o077)
+    # What a sandbox is given must be readable for its user, who as root's guest is another one;
+    # what is ours stands in folders that only we may enter.
+    os.umask(0o022)
     for folder in (options.runtime_dir, options.state_dir):
         _make_private(folder)
     lock = os.open(options.runtime_dir / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from opencode_magic.errors import SandboxError
 from opencode_magic.local.payloads import ApiError
 from opencode_magic.local.state import Snapshot
-from opencode_magic.local.store import copy_tree, measure
+from opencode_magic.local.store import copy_tree, measure, remove_tree
 
 if TYPE_CHECKING:
     from opencode_magic.local.state import Sandbox, Session
     from opencode_magic.local.store import Store
 
+SAVED = ("home", "tmp")
+"""The folders of a sandbox that are on disk and the agent's."""
 DEFAULT_EXPIRATION_MS = 30 * 24 * 3_600_000
 
 
@@ -64,8 +66,11 @@ class Snapshots:
         snapshot_id = f"snap_{secrets.token_hex(8)}"
         folder = self._store.snapshot_folder(snapshot_id)
         try:
-            copy_tree(self._store.boxes / session.box_id, folder)
+            folder.mkdir(mode=0o700)
+            for name in SAVED:
+                copy_tree(self._store.boxes / session.box_id / name, folder / name)
         except SandboxError as exc:
+            remove_tree(folder)
             raise ApiError(507, "snapshot_failed", exc.message) from exc
         snapshot = Snapshot(
             snapshot_id=snapshot_id,
@@ -91,7 +96,10 @@ class Snapshots:
         """
         snapshot = replace(self.get(snapshot_id), last_used_ms=moment_ms)
         try:
-            copy_tree(self._store.snapshot_folder(snapshot_id), self._store.boxes / box_id)
+            folder = self._store.boxes / box_id
+            folder.mkdir(mode=0o700)
+            for name in SAVED:
+                copy_tree(self._store.snapshot_folder(snapshot_id) / name, folder / name)
         except SandboxError as exc:
             raise ApiError(507, "snapshot_failed", exc.message) from exc
         self._store.save_snapshot(snapshot)
