@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
+
+from opencode_magic.core.policy import canonical_host
+from opencode_magic.local.firewall.front import Front
+from opencode_magic.local.firewall.gate import Gate
+from opencode_magic.local.firewall.relay import Relay
+from opencode_magic.local.firewall.wall import Wall
+from opencode_magic.local.firewall.workers import Workers
 
 if TYPE_CHECKING:
     import socket
@@ -12,6 +20,14 @@ if TYPE_CHECKING:
     from opencode_magic.core.policy import NetworkPolicy
     from opencode_magic.local.firewall.ca import SandboxCA
     from opencode_magic.local.firewall.record import EgressLog
+
+SERVICE_LIMIT = 512
+"""Connections whose requests are read, each with a thread."""
+DIAL_LIMIT = 64
+DIAL_WAITING = 2048
+REASON_POLICY = "cut: the network policy changed"
+REASON_CUT = "cut on request"
+REASON_END = "cut: the sandbox ended"
 
 
 class Firewall:
@@ -47,24 +63,61 @@ class Firewall:
                 hosts.
             is_strict: Plain allowed hosts are terminated as well, so that fronting is impossible.
         """
+        self._wall = Wall(
+            policy,
+            ca=ca,
+            record=record,
+            upstreams=upstreams or {},
+            upstream_ca=upstream_ca,
+            allow_loopback_forward=allow_loopback_forward,
+            is_strict=is_strict,
+        )
+        self._services = Workers("firewall-service", limit=SERVICE_LIMIT)
+        self._dials = Workers("firewall-dial", limit=DIAL_LIMIT, waiting=DIAL_WAITING)
+        self._relay = Relay()
+        gate = Gate(self._wall, self._relay, self._services, self._dials)
+        self._front = Front(self._wall, gate, listeners)
+        self._lock = threading.Lock()
+        self._is_closed = False
 
     @property
     def policy(self) -> NetworkPolicy:
         """The policy in force."""
-        raise NotImplementedError
+        return self._wall.policy
+
+    @property
+    def live_connections(self) -> int:
+        """How many connections are let through at this moment."""
+        return len(self._wall.connections)
 
     def start(self) -> None:
         """Begin to answer on all listeners."""
-        raise NotImplementedError
+        self._relay.start()
+        self._front.start()
 
     def set_policy(self, policy: NetworkPolicy) -> int:
         """Put another policy in force at once; give the number of connections it cut."""
-        raise NotImplementedError
+        with self._lock:
+            self._wall.policy = policy
+            return self._wall.connections.cut(REASON_POLICY, self._wall.is_forbidden)
 
     def cut(self, host: str) -> int:
-        """Cut the live connections to a host; give their number."""
-        raise NotImplementedError
+        """Cut the live connections to a host, or to all under ``*.``; give their number."""
+        name = canonical_host(host.removeprefix("*."))
+        if name is None:
+            return 0
+        if host.startswith("*."):
+            return self._wall.connections.cut(REASON_CUT, lambda c: c.host.endswith(f".{name}"))
+        return self._wall.connections.cut(REASON_CUT, lambda c: c.host == name)
 
     def close(self) -> None:
         """End every connection and listener. Closing twice is harmless."""
-        raise NotImplementedError
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._front.close()
+        self._wall.connections.cut(REASON_END, lambda _: True)
+        self._services.close()
+        self._dials.close()
+        self._relay.close()

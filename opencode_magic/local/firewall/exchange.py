@@ -1,0 +1,267 @@
+"""One request and its response, passed between a program inside and an upstream, both ways.
+
+Nothing is buffered beyond what the slower side still has to take. h11 parses and frames both
+sides; after a protocol switch (WebSocket) bytes are passed as they come.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from dataclasses import dataclass
+
+import h11
+
+from opencode_magic.local.firewall.head import HEAD_LIMIT_BYTES
+from opencode_magic.local.firewall.peer import Peer, PeerClosedError, wait_any
+
+IDLE_TIMEOUT_S = 900.0
+_SWITCHING = 101
+
+
+class ClientGoneError(Exception):
+    """The program inside went away."""
+
+
+class UpstreamFailedError(Exception):
+    """The upstream did not give a whole response; the message says why."""
+
+
+@dataclass(slots=True)
+class Side:
+    """One side of an exchange: its socket and its HTTP state."""
+
+    peer: Peer
+    http: h11.Connection
+
+    @classmethod
+    def facing_client(cls, peer: Peer) -> Side:
+        """Take the part of the server."""
+        return cls(peer, h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT_BYTES))
+
+    @classmethod
+    def facing_upstream(cls, peer: Peer) -> Side:
+        """Take the part of the client."""
+        return cls(peer, h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT_BYTES))
+
+
+class Exchange:
+    """Passes one request, whose head was read from the client already."""
+
+    def __init__(
+        self,
+        client: Side,
+        upstream: Side,
+        *,
+        may_pass_trailers: bool,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        self.status_code = 0
+        self.bytes_out = 0
+        self.bytes_in = 0
+        self.has_answer_begun = False
+        self._client = client
+        self._upstream = upstream
+        self._may_pass_trailers = may_pass_trailers
+        self._idle_timeout_s = idle_timeout_s
+        self._is_answered = False
+        self._is_switched = False
+        self._is_upstream_deaf = False
+        self._has_early_bytes = False
+
+    def start(self, request: h11.Request) -> None:
+        """Give the upstream the request's head."""
+        head = self._upstream.http.send(request)
+        self.bytes_out += len(head or b"")
+        self._upstream.peer.write(head)
+
+    def run(self) -> None:
+        """Pass everything.
+
+        Raises:
+            ClientGoneError: The program went away before the end.
+            UpstreamFailedError: The upstream did not answer, or stopped in the middle.
+        """
+        while not self._is_over():
+            moved = self._move_request()
+            moved |= self._move_response()
+            moved |= self._flush()
+            if not moved and not self._is_over():
+                self._wait()
+        if self._is_switched:
+            self._tunnel()
+
+    def _is_over(self) -> bool:
+        return (self._is_answered or self._is_switched) and not self._client.peer.has_unsent
+
+    def _move_request(self) -> bool:
+        client, upstream = self._client, self._upstream
+        moved = False
+        while client.http.their_state is h11.SEND_BODY and not upstream.peer.is_full:
+            try:
+                event = client.http.next_event()
+            except h11.RemoteProtocolError as exc:
+                raise ClientGoneError from exc
+            if event is h11.NEED_DATA:
+                if not self._read_client():
+                    break
+            elif isinstance(event, h11.Data):
+                self._send_upstream(event)
+            elif isinstance(event, h11.EndOfMessage):
+                self._send_upstream(event if self._may_pass_trailers else h11.EndOfMessage())
+            moved = True
+        if client.http.their_state is not h11.SEND_BODY and not self._has_early_bytes:
+            # Reading on shows whether the program is still there.
+            moved |= self._read_client()
+        return moved
+
+    def _read_client(self) -> bool:
+        peer = self._client.peer
+        try:
+            data = peer.read() if peer.may_read else None
+        except PeerClosedError as exc:
+            raise ClientGoneError from exc
+        if data is None:
+            return False
+        if not data:
+            raise ClientGoneError
+        if self._client.http.their_state is not h11.SEND_BODY:
+            self._has_early_bytes = True
+        self._client.http.receive_data(data)
+        return True
+
+    def _send_upstream(self, event: h11.Data | h11.EndOfMessage) -> None:
+        if not self._is_upstream_deaf:
+            data = self._upstream.http.send(event)
+            self.bytes_out += len(data or b"")
+            self._upstream.peer.write(data)
+
+    def _move_response(self) -> bool:
+        client, upstream = self._client, self._upstream
+        moved = False
+        while not (self._is_answered or self._is_switched or client.peer.is_full):
+            try:
+                event = upstream.http.next_event()
+                if event is h11.NEED_DATA:
+                    data = upstream.peer.read() if upstream.peer.may_read else None
+                    if data is None:
+                        break
+                    self.bytes_in += len(data)
+                    upstream.http.receive_data(data)
+                    continue
+            except h11.RemoteProtocolError as exc:
+                raise UpstreamFailedError("its answer is not valid HTTP") from exc
+            except PeerClosedError as exc:
+                raise UpstreamFailedError("it broke the connection") from exc
+            self._pass_answer(event)
+            moved = True
+        return moved
+
+    def _pass_answer(self, event: object) -> None:
+        client = self._client
+        try:
+            match event:
+                case h11.InformationalResponse():
+                    client.peer.write(client.http.send(event))
+                    if event.status_code == _SWITCHING:
+                        self._switch()
+                case h11.Response():
+                    self.has_answer_begun = True
+                    self.status_code = event.status_code
+                    client.peer.write(client.http.send(event))
+                case h11.Data():
+                    client.peer.write(client.http.send(event))
+                case h11.EndOfMessage():
+                    client.peer.write(client.http.send(event))
+                    self._is_answered = True
+                case _:
+                    raise UpstreamFailedError("it closed the connection without an answer")
+        except h11.LocalProtocolError as exc:
+            raise UpstreamFailedError("its answer does not fit the request") from exc
+
+    def _switch(self) -> None:
+        self.status_code = _SWITCHING
+        self.has_answer_begun = True
+        self._is_switched = True
+        early_out = self._client.http.trailing_data[0]
+        early_in = self._upstream.http.trailing_data[0]
+        self._upstream.peer.write(early_out)
+        self._client.peer.write(early_in)
+        self.bytes_out += len(early_out)
+
+    def _flush(self) -> bool:
+        try:
+            moved = self._client.peer.flush()
+        except PeerClosedError as exc:
+            raise ClientGoneError from exc
+        if not self._is_upstream_deaf:
+            try:
+                moved |= self._upstream.peer.flush()
+            except PeerClosedError:
+                # It may have answered before it stopped reading: that answer is read on.
+                self._is_upstream_deaf = True
+                self._upstream.peer.drop_unsent()
+        return moved
+
+    def _wait(self) -> None:
+        client, upstream = self._client.peer, self._upstream.peer
+        is_body_wanted = self._client.http.their_state is h11.SEND_BODY and not upstream.is_full
+        is_watched = self._client.http.their_state is not h11.SEND_BODY
+        client_events = select.POLLIN if is_body_wanted else 0
+        if is_watched and not self._has_early_bytes:
+            client_events |= select.POLLIN
+        if client.has_unsent:
+            client_events |= select.POLLOUT
+        upstream_events = 0 if client.is_full or self._is_answered else select.POLLIN
+        if upstream.has_unsent:
+            upstream_events |= select.POLLOUT
+        _wait_both((client, client_events), (upstream, upstream_events), self._idle_timeout_s)
+
+    def _tunnel(self) -> None:
+        """Pass bytes both ways until one side ends."""
+        client, upstream = self._client.peer, self._upstream.peer
+        while True:
+            try:
+                self.bytes_out += (out := _pour(client, upstream))
+                moved = client.flush() or upstream.flush() or bool(out)
+            except PeerClosedError as exc:
+                raise ClientGoneError from exc
+            try:
+                self.bytes_in += (came := _pour(upstream, client))
+                moved |= client.flush() or bool(came)
+            except PeerClosedError as exc:
+                raise UpstreamFailedError("it broke the connection") from exc
+            is_sent = not (client.has_unsent or upstream.has_unsent)
+            if (client.is_read_over or upstream.is_read_over) and is_sent:
+                return
+            if not moved:
+                _wait_both(
+                    (client, _tunnel_events(client, upstream)),
+                    (upstream, _tunnel_events(upstream, client)),
+                    self._idle_timeout_s,
+                )
+
+
+def _pour(source: Peer, sink: Peer) -> int:
+    size = 0
+    while source.may_read and not sink.is_full and not source.is_read_over:
+        data = source.read()
+        if data is None:
+            break
+        size += len(data)
+        sink.write(data)
+    return size
+
+
+def _tunnel_events(peer: Peer, other: Peer) -> int:
+    events = 0 if other.is_full or peer.is_read_over else select.POLLIN
+    return events | (select.POLLOUT if peer.has_unsent else 0)
+
+
+def _wait_both(client: tuple[Peer, int], upstream: tuple[Peer, int], timeout_s: float) -> None:
+    try:
+        happened = wait_any([client, upstream], time.monotonic() + timeout_s)
+    except PeerClosedError as exc:
+        raise ClientGoneError from exc
+    if not happened:
+        raise UpstreamFailedError("nothing was sent for a long time")

@@ -1,0 +1,164 @@
+"""The head of one HTTP request and the policy -> what the firewall does with the request."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from opencode_magic.core.policy import NetworkPolicy, Request, canonical_host, decide
+from opencode_magic.local.firewall.head import parse_authority
+
+if TYPE_CHECKING:
+    import h11
+
+    from opencode_magic.core.policy import Rule
+
+REASON_OTHER_HOST = "the Host header names another host"
+REASON_PLAIN_HTTP = "plain HTTP is not in the network policy; use https"
+REASON_PLAIN_SECRET = "plain HTTP would show the injected header"  # noqa: S105 - no secret, a reason
+REASON_DOTS = "the path has dot segments, and the network policy has rules for paths"
+REASON_BAD_TARGET = "the request names no host and path"
+REASON_METHOD = "CONNECT is answered on the proxy port only"
+
+_DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.{1,2}(?:[/\\;]|$)")
+_PORTS = {"https": 443, "http": 80}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What is known of a connection before its first request."""
+
+    scheme: Literal["https", "http"]
+    host: str = ""
+    """The name that TLS was set up for; empty for plain HTTP, where each request names its own."""
+
+    @property
+    def port(self) -> int:
+        """The one port that this scheme is let out on."""
+        return _PORTS[self.scheme]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What becomes of one request."""
+
+    request: Request
+    target: str = ""
+    """Path and query for the upstream."""
+    rule: Rule | None = None
+    reason: str = ""
+    status_code: int = 0
+    """Set where the request is refused: what the program gets to see."""
+    needs_allowed_subnet: bool = False
+    """Plain HTTP that passes only where its address is in an allowed subnet."""
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether the request goes on."""
+        return not self.status_code
+
+
+def judge(policy: NetworkPolicy, origin: Origin, event: h11.Request) -> Judgement:
+    """Decide one request. Never raises."""
+    method = event.method.decode("ascii")
+    headers = tuple(
+        (name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers
+    )
+    nothing = Request(origin.host, origin.port, method)
+    if method == "CONNECT":
+        return Judgement(nothing, reason=REASON_METHOD, status_code=405)
+    named = _split_target(origin, event.target.decode("latin-1"), dict(headers).get("host", ""))
+    if named is None:
+        return Judgement(nothing, reason=REASON_BAD_TARGET, status_code=400)
+    name, target = named
+    path, _, query = target.partition("?")
+    host = canonical_host(name)
+    request = Request(
+        host=host or name,
+        port=origin.port,
+        method=method,
+        path=path,
+        query=tuple(parse_qsl(query, keep_blank_values=True, encoding="latin-1")),
+        headers=headers,
+    )
+    if origin.host and host != origin.host:
+        return Judgement(request, reason=REASON_OTHER_HOST, status_code=421)
+    return _decide(policy, origin, request, target)
+
+
+def _decide(policy: NetworkPolicy, origin: Origin, request: Request, target: str) -> Judgement:
+    decision = decide(policy, request)
+    if not decision.is_allowed:
+        return Judgement(request, reason=decision.reason, status_code=403)
+    if _has_dots(request.path) and _has_path_rules(policy, request.host):
+        return Judgement(request, reason=REASON_DOTS, status_code=400)
+    rule = decision.rule
+    judgement = Judgement(request, target, rule, decision.reason)
+    is_ours = rule is not None and (rule.forward_url or rule.response is not None)
+    if origin.scheme == "https" or is_ours or policy.mode == "allow-all":
+        return judgement
+    if rule is not None:
+        return Judgement(request, reason=REASON_PLAIN_SECRET, status_code=403)
+    if not policy.subnets_allow:
+        return Judgement(request, reason=REASON_PLAIN_HTTP, status_code=403)
+    return Judgement(request, target, rule, decision.reason, needs_allowed_subnet=True)
+
+
+def _split_target(origin: Origin, target: str, host_header: str) -> tuple[str, str] | None:
+    """Give host name and origin-form; None where they contradict each other or are missing."""
+    if target.startswith("/") or target == "*":
+        authority = host_header
+    else:
+        scheme, mark, rest = target.partition("://")
+        if not mark or scheme.lower() != origin.scheme:
+            return None
+        cut = re.search(r"[/?]", rest)
+        authority = rest[: cut.start()] if cut else rest
+        target = rest[cut.start() :] if cut else "/"
+        target = target if target.startswith("/") else f"/{target}"
+        if host_header and host_header.lower() != authority.lower():
+            return None
+    parsed = parse_authority(authority)
+    if parsed is None or parsed.port not in {0, origin.port} or "#" in target:
+        return None
+    return parsed.host, target
+
+
+def _has_dots(path: str) -> bool:
+    return _DOT_SEGMENT.search(unquote(unquote(path))) is not None
+
+
+def _has_path_rules(policy: NetworkPolicy, host: str) -> bool:
+    entry = policy.find(host)
+    return entry is not None and any(rule.match.path is not None for rule in entry.rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Where a ``forwardURL`` leads."""
+
+    scheme: Literal["https", "http"]
+    host: str
+    port: int
+    base: str
+    authority: str
+
+
+def parse_forward(url: str) -> Forward | None:
+    """Read a ``forwardURL``; None where it is none that can be followed."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    is_plain = all("!" <= char <= "~" for char in url)
+    if not parts.hostname or parts.username is not None or not is_plain:
+        return None
+    base = parts.path.rstrip("/")
+    if parts.scheme == "http":
+        return Forward("http", parts.hostname, port or 80, base, parts.netloc)
+    if parts.scheme == "https":
+        return Forward("https", parts.hostname, port or 443, base, parts.netloc)
+    return None

@@ -1,0 +1,151 @@
+"""One side of a terminated connection: a socket that never blocks, plain or TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import ssl
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+READ_BYTES = 256 * 1024
+FULL_BYTES = 512 * 1024
+"""With more than this waiting to be written, the other side is not read."""
+
+
+class PeerClosedError(Exception):
+    """This side has gone away."""
+
+
+class Peer:
+    """Reads what is there, writes what is taken, keeps the rest."""
+
+    def __init__(self, sock: socket.socket | ssl.SSLSocket) -> None:
+        sock.settimeout(0)
+        self.sock = sock
+        self._pieces: list[bytes] = []
+        self._waiting = 0
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self.is_read_over = False
+        self.may_read = True
+        """Whether a read may give something; waiting sets it again."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what it was given must be written first."""
+        return self._waiting > FULL_BYTES
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something still has to be written."""
+        return bool(self._pieces)
+
+    def read(self) -> bytes | None:
+        """Give what has come: None for nothing yet, no bytes for the end.
+
+        Raises:
+            PeerClosedError: The connection broke.
+        """
+        try:
+            data = self.sock.recv(READ_BYTES)
+            if data and self._is_tls:
+                data = self._read_more(data)
+        except _NOT_NOW:
+            self.may_read = False
+            return None
+        except (OSError, ValueError) as exc:
+            raise PeerClosedError from exc
+        if not data:
+            self.is_read_over = True
+        return data
+
+    def write(self, data: bytes | None) -> None:
+        """Queue bytes; :meth:`flush` sends them."""
+        if data:
+            self._pieces.append(data)
+            self._waiting += len(data)
+
+    def drop_unsent(self) -> None:
+        """Forget what was not sent."""
+        self._pieces.clear()
+        self._waiting = 0
+
+    def flush(self) -> bool:
+        """Send what the other side takes now; whether any of it went.
+
+        Raises:
+            PeerClosedError: The connection broke.
+        """
+        if not self._pieces:
+            return False
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        view = memoryview(data)
+        sent = 0
+        try:
+            while sent < len(data):
+                sent += self.sock.send(view[sent:])
+        except _NOT_NOW:
+            # OpenSSL wants the same bytes again after this; they stay in front.
+            pass
+        except (OSError, ValueError) as exc:
+            raise PeerClosedError from exc
+        self._waiting -= sent
+        self._pieces = [bytes(view[sent:])] if sent < len(data) else []
+        return sent > 0
+
+    def flush_all(self, *, timeout_s: float) -> None:
+        """Send everything that is queued, as long as that takes within a limit.
+
+        Raises:
+            PeerClosedError: The connection broke, or the time is over.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while self._pieces:
+            if not self.flush() and not wait_any([(self, select.POLLOUT)], deadline_s):
+                raise PeerClosedError
+
+    def _read_more(self, data: bytes) -> bytes:
+        """Join the TLS records that are there: each is 16 KB at most."""
+        pieces = [data]
+        size = len(data)
+        with contextlib.suppress(OSError):  # if it broke, the next read says so
+            while size < READ_BYTES:
+                piece = self.sock.recv(READ_BYTES)
+                if not piece:
+                    break
+                pieces.append(piece)
+                size += len(piece)
+        return b"".join(pieces)
+
+
+def wait_any(wanted: list[tuple[Peer, int]], deadline_s: float) -> int:
+    """Wait until one of the sides is ready.
+
+    Returns:
+        All that happened, as poll events; 0 when the time (monotonic) is over.
+
+    Raises:
+        PeerClosedError: A socket was closed meanwhile.
+    """
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        return 0
+    poll = select.poll()
+    peers: dict[int, Peer] = {}
+    for peer, events in wanted:
+        fd = peer.sock.fileno()
+        if fd < 0:
+            raise PeerClosedError
+        if events:
+            peers[fd] = peer
+            poll.register(fd, events)
+    happened = 0
+    for fd, events in poll.poll(left_s * 1000):
+        happened |= events
+        if events & ~select.POLLOUT:
+            peers[fd].may_read = True
+    return happened

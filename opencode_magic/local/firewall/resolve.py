@@ -1,0 +1,160 @@
+"""An allowed name -> addresses outside that may be connected to, or the reason why not.
+
+Names are resolved by the host, never by the sandbox, and an address must be global: a name that
+leads to loopback, to a private or link-local network or to a metadata service is refused, unless
+the user mapped that very name when the server was started.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from opencode_magic.core.policy import REASON_SUBNET_DENIED, decide_address
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opencode_magic.core.policy import NetworkPolicy
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+REASON_NOT_GLOBAL = "its address is not on the public internet"
+REASON_NOT_FOUND = "its name was not found outside"
+CONNECT_TIMEOUT_S = 10.0
+ADDRESS_LIMIT = 4
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
+
+
+class AddressRefusedError(Exception):
+    """The name is allowed, and leads where nothing may go."""
+
+
+class UnreachableError(Exception):
+    """The name is allowed, and its host cannot be reached from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an allowed connection goes."""
+
+    host: str
+    """The name, for the certificate and the record; an address where there is no name."""
+    port: int
+    addresses: tuple[tuple[str, int], ...]
+    """Addresses and ports, in the order to try."""
+
+
+class Resolver:
+    """Resolves names on the host, with the user's own mapping before everything else."""
+
+    def __init__(self, upstreams: Mapping[str, tuple[str, int]] | None = None) -> None:
+        self._upstreams = dict(upstreams or {})
+
+    def is_mapped(self, host: str) -> bool:
+        """Whether the user said where this name leads."""
+        return host in self._upstreams
+
+    def resolve(self, policy: NetworkPolicy, host: str, port: int) -> Target:
+        """Give where a canonical name leads. Blocks as long as the host's resolver does.
+
+        Raises:
+            AddressRefusedError: No address is global, or the policy denies their subnet.
+            UnreachableError: The name does not resolve.
+        """
+        mapped = self._upstreams.get(host)
+        if mapped is not None:
+            return Target(host, port, (mapped,))
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as exc:
+            raise UnreachableError(REASON_NOT_FOUND) from exc
+        names = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+        return self._checked(policy, Target(host, port, tuple((name, port) for name in names)))
+
+    def resolve_address(self, policy: NetworkPolicy, address: str, port: int) -> Target:
+        """Give a bare address that the policy allows.
+
+        Raises:
+            AddressRefusedError: It is not global, or in a denied subnet.
+        """
+        return self._checked(policy, Target(address, port, ((address, port),)))
+
+    @staticmethod
+    def _checked(policy: NetworkPolicy, target: Target) -> Target:
+        usable = [pair for pair in target.addresses if is_global(pair[0])]
+        if not usable:
+            raise AddressRefusedError(REASON_NOT_GLOBAL)
+        allowed = [pair for pair in usable if not is_subnet_denied(policy, pair[0])]
+        if not allowed:
+            raise AddressRefusedError(REASON_SUBNET_DENIED)
+        return Target(target.host, target.port, tuple(allowed[:ADDRESS_LIMIT]))
+
+
+def is_subnet_denied(policy: NetworkPolicy, address: str) -> bool:
+    """Whether the policy denies this address by its subnet, in whatever form it is written."""
+    forms = {address, *(str(form) for form in _embedded(ipaddress.ip_address(address)))}
+    return any(decide_address(policy, form).reason == REASON_SUBNET_DENIED for form in forms)
+
+
+def is_global(text: str) -> bool:
+    """Whether an address is one of the public internet, also where it carries another inside."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and (
+        address.scope_id is not None or address in _NAT64_LOCAL
+    ):
+        return False
+    inner = _embedded(address)
+    if inner:
+        return all(_is_public(form) for form in inner)
+    return _is_public(address)
+
+
+def _is_public(address: Address) -> bool:
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not address.is_reserved
+        and not address.is_unspecified
+    )
+
+
+def _embedded(address: Address) -> tuple[Address, ...]:
+    """Give the IPv4 addresses that an IPv6 one leads to."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return ()
+    if address.ipv4_mapped is not None:
+        return (address.ipv4_mapped,)
+    if address.sixtofour is not None:
+        return (address.sixtofour,)
+    if address.teredo is not None:
+        return address.teredo
+    if address in _NAT64:
+        return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
+    return ()
+
+
+def connect(target: Target, *, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
+    """Connect to the first address that answers; the socket has the timeout set.
+
+    Raises:
+        UnreachableError: None did.
+    """
+    problem: OSError | None = None
+    for address, port in target.addresses:
+        try:
+            sock = socket.create_connection((address, port), timeout=timeout_s)
+        except OSError as exc:
+            problem = exc
+            continue
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+    text = problem.strerror if problem is not None and problem.strerror else "no answer in time"
+    raise UnreachableError(f"could not be reached: {text}") from problem

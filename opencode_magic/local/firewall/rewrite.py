@@ -1,0 +1,74 @@
+"""What the firewall changes in a request that it passes on, and its own answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import h11
+
+if TYPE_CHECKING:
+    from opencode_magic.core.policy import FixedResponse, Rule
+    from opencode_magic.local.firewall.judge import Judgement
+    from opencode_magic.local.firewall.outside import Route
+
+Headers = list[tuple[str, str]]
+
+_FRAMING = {"content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer"}
+_PROXY_ONLY = {b"proxy-connection", b"proxy-authorization"}
+
+
+def upstream_request(event: h11.Request, judgement: Judgement, route: Route) -> h11.Request:
+    """Give the request as the upstream gets it.
+
+    Without a rule it is as it came. Injected headers replace the program's own of the same name,
+    however often and in whatever case it sent them.
+    """
+    rule = judgement.rule
+    dropped = set(_PROXY_ONLY)
+    added = [(name.encode("ascii"), value.strip().encode()) for name, value in _injected(rule)]
+    if route.authority:
+        dropped.add(b"host")
+        added += [
+            (b"host", route.authority.encode("ascii")),
+            (b"x-forwarded-host", judgement.request.host.encode("ascii")),
+            (b"x-forwarded-proto", b"https" if judgement.request.port == 443 else b"http"),  # noqa: PLR2004 - the port of https
+        ]
+    dropped |= {name for name, _ in added}
+    kept = [(raw, value) for raw, value in event.headers.raw_items() if raw.lower() not in dropped]
+    target = judgement.target if judgement.target == "*" else f"{route.base}{judgement.target}"
+    return h11.Request(method=event.method, target=target, headers=[*kept, *added])
+
+
+def response_headers(fixed: FixedResponse, size: int) -> Headers:
+    """Give the headers of a rule's fixed response; its framing is ours."""
+    headers = [
+        (name, value.strip()) for name, value in fixed.headers.items() if name not in _FRAMING
+    ]
+    names = {name for name, _ in headers}
+    if "content-type" not in names:
+        headers.append(("content-type", fixed.content_type or "text/plain; charset=utf-8"))
+    return [*headers, ("content-length", str(size))]
+
+
+def refusal_text(host: str, reason: str) -> bytes:
+    """Give what a person reads who looks at a refusal."""
+    subject = f"{host} is blocked" if host else "blocked"
+    return f"opencode-magic firewall: {subject}: {reason}.\n".encode("utf-8", "replace")
+
+
+def failure_text(host: str, problem: str) -> bytes:
+    """Give what a person reads where an allowed host gave no answer."""
+    return f"opencode-magic firewall: {host}: {problem}.\n".encode("utf-8", "replace")
+
+
+def text_headers(body: bytes) -> Headers:
+    """Give the headers of an answer of our own."""
+    return [
+        ("content-type", "text/plain; charset=utf-8"),
+        ("content-length", str(len(body))),
+        ("server", "opencode-magic-firewall"),
+    ]
+
+
+def _injected(rule: Rule | None) -> Headers:
+    return list((rule.headers or {}).items()) if rule is not None else []

@@ -1,0 +1,307 @@
+"""Serves the requests of one connection whose HTTP the firewall can read."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import ssl
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import h11
+
+from opencode_magic.local.firewall.exchange import (
+    IDLE_TIMEOUT_S,
+    ClientGoneError,
+    Exchange,
+    Side,
+    UpstreamFailedError,
+)
+from opencode_magic.local.firewall.judge import Judgement, Origin, judge
+from opencode_magic.local.firewall.outside import find_route, open_upstream
+from opencode_magic.local.firewall.peer import Peer, PeerClosedError, wait_any
+from opencode_magic.local.firewall.record import Outcome
+from opencode_magic.local.firewall.resolve import AddressRefusedError, UnreachableError
+from opencode_magic.local.firewall.rewrite import (
+    Headers,
+    failure_text,
+    refusal_text,
+    response_headers,
+    text_headers,
+    upstream_request,
+)
+from opencode_magic.local.firewall.wall import at_request
+
+if TYPE_CHECKING:
+    import socket
+
+    from opencode_magic.core.policy import FixedResponse
+    from opencode_magic.local.firewall.connections import Connection
+    from opencode_magic.local.firewall.outside import Route
+    from opencode_magic.local.firewall.record import Attempt
+    from opencode_magic.local.firewall.wall import Wall
+
+HEAD_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 30.0
+LINGER_S = 1.0
+KEPT_LIMIT = 4
+REASON_NOT_HTTP = "not HTTP/1.1"
+REASON_DISTRUST = "the program does not trust the sandbox's certificates"
+REASON_SILENT = "it ended before it asked for anything"
+_WITHOUT_BODY = {204, 304}
+
+
+@dataclass(slots=True)
+class _Kept:
+    """An upstream connection that may be used again."""
+
+    side: Side
+    sock: socket.socket
+    is_used: bool = False
+
+
+class HttpService:
+    """One client connection, from its first request to its end. Runs in one thread."""
+
+    def __init__(
+        self, wall: Wall, connection: Connection, origin: Origin, sock: socket.socket
+    ) -> None:
+        self._wall = wall
+        self._connection = connection
+        self._origin = origin
+        self._client = Side.facing_client(Peer(sock))
+        self._kept: dict[tuple[bool, str, int], _Kept] = {}
+        self._connection_id = connection.attempt.connection
+        self._base = connection.attempt
+        self._count = 0
+        self._is_refused = False
+        self._has_body = False
+        self._is_head = False
+
+    def run(self) -> bool:
+        """Serve until either side ends. Never raises for what they do.
+
+        Returns:
+            Whether an answer broke off, so that the connection must end with a reset.
+        """
+        try:
+            while self._serve_one():
+                pass
+        except PeerClosedError as exc:
+            self._tell_nothing_came(exc)
+        except ClientGoneError:
+            return True
+        return False
+
+    def _serve_one(self) -> bool:
+        event = self._next_request()
+        if event is None:
+            self._tell_nothing_came(None)
+            return False
+        self._count += 1
+        self._has_body = _has_body(event)
+        self._is_head = event.method == b"HEAD"
+        judgement = judge(self._wall.policy, self._origin, event)
+        attempt = at_request(self._base, f"{self._connection_id}.{self._count}", judgement.request)
+        if not judgement.is_allowed:
+            return self._refuse(attempt, judgement.reason, judgement.status_code)
+        self._connection.attempt = attempt
+        self._connection.rule = judgement.rule
+        self._connection.request = judgement.request
+        try:
+            if judgement.rule is not None and judgement.rule.response is not None:
+                return self._give_fixed(attempt, judgement.rule.response)
+            return self._forward(attempt, judgement, event)
+        finally:
+            self._connection.request = None
+
+    def _next_request(self) -> h11.Request | None:
+        """Wait for the head of the next request; None where there is none."""
+        client = self._client
+        deadline_s = time.monotonic() + (IDLE_TIMEOUT_S if self._count else HEAD_TIMEOUT_S)
+        has_begun = False
+        while True:
+            try:
+                event = client.http.next_event()
+            except h11.RemoteProtocolError as exc:
+                self._is_refused = True
+                self._refuse(self._base, REASON_NOT_HTTP, exc.error_status_hint)
+                return None
+            if isinstance(event, h11.Request):
+                return event
+            if event is not h11.NEED_DATA:
+                return None
+            data = client.peer.read() if client.peer.may_read else None
+            if data is None:
+                if not wait_any([(client.peer, select.POLLIN)], deadline_s):
+                    return None
+                continue
+            if not has_begun:
+                has_begun = True
+                deadline_s = time.monotonic() + HEAD_TIMEOUT_S
+            client.http.receive_data(data)
+
+    def _give_fixed(self, attempt: Attempt, fixed: FixedResponse) -> bool:
+        self._wall.allow(attempt, "answered by a rule of the network policy")
+        body = fixed.body.encode("utf-8", "replace")
+        return self._answer(fixed.status_code, response_headers(fixed, len(body)), body)
+
+    def _forward(self, attempt: Attempt, judgement: Judgement, event: h11.Request) -> bool:
+        try:
+            route = find_route(self._wall, self._origin, judgement)
+        except AddressRefusedError as exc:
+            return self._refuse(attempt, str(exc), 403)
+        except UnreachableError as exc:
+            self._wall.allow(attempt, judgement.reason)
+            return self._fail(attempt, str(exc))
+        self._wall.allow(attempt, judgement.reason)
+        request = upstream_request(event, judgement, route)
+        try:
+            kept = self._upstream_for(route)
+        except UnreachableError as exc:
+            return self._fail(attempt, str(exc))
+        return self._exchange(attempt, judgement, kept, route, request)
+
+    def _exchange(
+        self,
+        attempt: Attempt,
+        judgement: Judgement,
+        kept: _Kept,
+        route: Route,
+        request: h11.Request,
+    ) -> bool:
+        is_injected = judgement.rule is not None and judgement.rule.headers is not None
+        exchange = Exchange(self._client, kept.side, may_pass_trailers=not is_injected)
+        try:
+            exchange.start(request)
+            exchange.run()
+        except ClientGoneError:
+            self._tell_end(attempt, exchange, "the program went away")
+            raise
+        except UpstreamFailedError as exc:
+            if exchange.has_answer_begun or self._connection.is_cut:
+                self._tell_end(attempt, exchange, str(exc))
+                raise ClientGoneError from exc
+            self._drop(route)
+            return self._fail(attempt, str(exc))
+        self._tell_end(attempt, exchange, "")
+        return self._next_cycle(kept, route)
+
+    def _next_cycle(self, kept: _Kept, route: Route) -> bool:
+        """Make both sides ready for another request; False where the client's is over."""
+        states = {kept.side.http.our_state, kept.side.http.their_state}
+        if states == {h11.DONE}:
+            kept.side.http.start_next_cycle()
+            kept.is_used = True
+        else:
+            self._drop(route)
+        return self._may_go_on()
+
+    def _may_go_on(self) -> bool:
+        http = self._client.http
+        if http.our_state is h11.DONE and http.their_state is h11.DONE:
+            http.start_next_cycle()
+            return True
+        if http.their_state in {h11.SEND_BODY, h11.ERROR, h11.IDLE}:
+            self._linger()
+        return False
+
+    def _upstream_for(self, route: Route) -> _Kept:
+        kept = self._kept.get(route.key)
+        if kept is not None and _is_still_open(kept):
+            return kept
+        self._drop(route)
+        while len(self._kept) >= KEPT_LIMIT:
+            self._drop_key(next(iter(self._kept)))
+        sock = open_upstream(self._wall, self._connection, route)
+        kept = _Kept(Side.facing_upstream(Peer(sock)), sock)
+        self._kept[route.key] = kept
+        return kept
+
+    def _drop(self, route: Route) -> None:
+        self._drop_key(route.key)
+
+    def _drop_key(self, key: tuple[bool, str, int]) -> None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._connection.disown(kept.sock)
+
+    def _refuse(self, attempt: Attempt, reason: str, status_code: int) -> bool:
+        """Record and answer a request that goes no further; the connection ends."""
+        self._wall.block(attempt, reason, status_code=status_code)
+        body = refusal_text(attempt.host, reason)
+        headers = [*text_headers(body), ("x-opencode-magic-blocked", reason)]
+        self._answer(status_code, headers, body, is_last=True)
+        return False
+
+    def _fail(self, attempt: Attempt, problem: str) -> bool:
+        """Answer for an upstream that gave no answer."""
+        outcome = Outcome("allowed", problem, status_code=502, is_end=True)
+        self._wall.record.append(attempt, outcome)
+        body = failure_text(attempt.host, problem)
+        return self._answer(502, text_headers(body), body)
+
+    def _answer(
+        self, status_code: int, headers: Headers, body: bytes, *, is_last: bool = False
+    ) -> bool:
+        """Give an answer of our own; whether another request may follow it."""
+        client = self._client
+        if is_last or self._has_body:
+            headers = [*headers, ("connection", "close")]
+        events: list[h11.Event] = [h11.Response(status_code=status_code, headers=headers)]
+        if body and not self._is_head and status_code not in _WITHOUT_BODY:
+            events.append(h11.Data(data=body))
+        try:
+            for event in (*events, h11.EndOfMessage()):
+                client.peer.write(client.http.send(event))
+        except h11.LocalProtocolError as exc:
+            raise ClientGoneError from exc
+        client.peer.flush_all(timeout_s=ANSWER_TIMEOUT_S)
+        if client.http.their_state is h11.SEND_BODY and not self._has_body:
+            client.http.next_event()  # the end of a request without a body
+        return self._may_go_on()
+
+    def _linger(self) -> None:
+        """Take what is still coming for a moment: a reset would destroy the answer on its way."""
+        peer = self._client.peer
+        deadline_s = time.monotonic() + LINGER_S
+        with contextlib.suppress(PeerClosedError):
+            while wait_any([(peer, select.POLLIN)], deadline_s):
+                if peer.read() == b"":
+                    return
+
+    def _tell_nothing_came(self, exc: Exception | None) -> None:
+        """Record a connection that never asked for anything."""
+        if self._count or self._is_refused:
+            return
+        cause = exc.__cause__ if exc is not None else None
+        is_distrust = isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or "")
+        reason = REASON_DISTRUST if is_distrust else REASON_SILENT
+        self._wall.block(self._base, reason)
+
+    def _tell_end(self, attempt: Attempt, exchange: Exchange, problem: str) -> None:
+        self._connection.bytes_out += exchange.bytes_out
+        self._connection.bytes_in += exchange.bytes_in
+        outcome = Outcome(
+            "allowed",
+            self._connection.cut_reason or problem or "ended",
+            exchange.status_code,
+            exchange.bytes_out,
+            exchange.bytes_in,
+            is_end=True,
+        )
+        self._wall.record.append(attempt, outcome)
+
+
+def _is_still_open(kept: _Kept) -> bool:
+    """Whether a kept upstream has neither ended nor said anything that nobody asked for."""
+    try:
+        return kept.side.peer.read() is None
+    except PeerClosedError:
+        return False
+
+
+def _has_body(event: h11.Request) -> bool:
+    headers = dict(event.headers)
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
