@@ -133,6 +133,14 @@ class AgentClient:
         """Forget a session."""
         self._call("DELETE", f"/session/{session_id}")
 
+    def set_permissions(self, session_id: str, actions: Mapping[str, str]) -> None:
+        """Say for a session which permissions are allowed, asked for or denied; the last wins."""
+        rules = [
+            {"permission": permission, "pattern": "*", "action": action}
+            for permission, action in actions.items()
+        ]
+        self._call("PATCH", f"/session/{session_id}", {"permission": rules})
+
     def prompt(self, session_id: str, prompt: Prompt) -> Message | None:
         """Send a prompt and wait, without a limit, until the session is done with it.
 
@@ -143,11 +151,14 @@ class AgentClient:
             AgentApiError: The server refused it. Often the reason is only in a session's fault.
             AgentConnectionError: The connection broke; the turn may go on.
         """
-        body = {"parts": [{"type": "text", "text": prompt.text}]}
         path = f"/session/{session_id}/message"
-        answer = self._call("POST", path, body, timeout_s=None)
+        answer = self._call("POST", path, self.prompt_body(prompt), timeout_s=None)
         self.is_warm = True
         return parse_stored(answer)
+
+    def prompt_body(self, prompt: Prompt) -> Mapping[str, object]:
+        """Give what is posted for a prompt."""
+        return {"parts": [{"type": "text", "text": prompt.text}]}
 
     def abort(self, session_id: str, *, timeout_s: float = 2.0) -> None:
         """Ask the session to stop. The server says yes even where nothing runs yet."""

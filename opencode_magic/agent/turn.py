@@ -9,16 +9,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
-from opencode_magic.agent.faults import ABORTED, explain, explain_error
+from opencode_magic.agent.outcome import Asked, Posted, duration, gone, turn_at_end, turn_so_far
 from opencode_magic.agent.reader import StreamBack, StreamLost, Subscription, busy
 from opencode_magic.core.conversation import Conversation, join_deltas, reduce
 from opencode_magic.core.events import Event, Resynced
 from opencode_magic.core.limits import Budget, exceeded
-from opencode_magic.core.parts import Message, PermissionRequest, Turn, TurnState
 from opencode_magic.core.permissions import REJECT, PermissionReply
 from opencode_magic.errors import AgentApiError, AgentConnectionError, AgentError
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from opencode_magic.agent.client import AgentClient
     from opencode_magic.agent.reader import EventReader, Item
+    from opencode_magic.core.parts import PermissionRequest, Turn
     from opencode_magic.core.prompt import Prompt
 
 READY_TIMEOUT_S = 10.0
@@ -69,14 +69,6 @@ class TurnOptions:
     frame_s: float = 0.05
     stop_grace_s: float = 1.0
     """A stop that is not confirmed in this time calls ``on_stuck``."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Posted:
-    """The blocking POST has returned."""
-
-    message: Message | None
-    error: AgentError | None = None
 
 
 def run_turn(
@@ -146,26 +138,26 @@ class _Crank:
         self.conversation = Conversation(session_id)
         self.on_stuck: Callable[[], None] | None = None
         self.stop_asked: threading.Event | None = None
-        self.items: SimpleQueue[Item | _Posted] = SimpleQueue()
+        self.items: SimpleQueue[Item | Posted] = SimpleQueue()
         self._client = client
         self._session_id = session_id
         self._prompt = prompt
         self._view = view
         self._approver = approver
         self._options = options
-        self._posted: _Posted | None = None
+        self._posted: Posted | None = None
         self._answered: set[str] = set()
         self._refused: PermissionRequest | None = None
         self._lost_since: float | None = None
         self._last_frame = 0.0
         self._started = time.monotonic()
-        self._started_ms = round(time.time() * 1000)
+        self._asked = Asked(session_id, prompt.text, options.model, options.is_scripted, _now_ms())
         self._was_warm = client.is_warm
 
     def run(self) -> Turn:
         threading.Thread(target=self._post, name="opencode-prompt", daemon=True).start()
         try:
-            self._view.show(self._turn("running"))
+            self._view.show(self._so_far())
             reason = self._follow()
             if reason is not None:
                 self._abort(self._grace_s())
@@ -181,11 +173,11 @@ class _Crank:
         try:
             message = self._client.prompt(self._session_id, self._prompt)
         except AgentError as error:
-            posted = _Posted(None, error)
+            posted = Posted(None, error)
         except Exception as error:  # noqa: BLE001 - a thread's outer edge: report and stop
-            posted = _Posted(None, AgentConnectionError(f"sending the prompt failed: {error!r}"))
+            posted = Posted(None, AgentConnectionError(f"sending the prompt failed: {error!r}"))
         else:
-            posted = _Posted(message)
+            posted = Posted(message)
         self.items.put(posted)
 
     def _follow(self) -> str | None:
@@ -197,19 +189,18 @@ class _Crank:
         """
         while self._posted is None:
             self._frame(IDLE_WAIT_S)
-            if self.stop_asked is not None and self.stop_asked.is_set():
+            if self._is_stop_asked:
                 return ""
             if self._posted is None and (problem := self._problem()):
                 return problem
-            if self._posted is not None and isinstance(self._posted.error, AgentConnectionError):
-                self._posted = self._after_lost_post(self._posted.error)
+            self._look_after_cut()
         return None
 
     def _frame(self, wait_s: float) -> None:
         """Take what comes in until the next frame is due, reduce it, and show it once."""
         events: list[Event] = []
         for item in self._arrived(wait_s):
-            if isinstance(item, _Posted):
+            if isinstance(item, Posted):
                 self._posted = item
             elif isinstance(item, StreamLost):
                 self._lost_since = self._lost_since or time.monotonic()
@@ -223,22 +214,21 @@ class _Crank:
         for event in join_deltas(events):
             self.conversation = reduce(self.conversation, event)
         if self.conversation is not before:
-            self._view.show(self._turn("running"))
+            self._view.show(self._so_far())
         self._answer_requests()
 
-    def _arrived(self, wait_s: float) -> list[Item | _Posted]:
-        found: list[Item | _Posted] = []
-        is_over = time.monotonic() + wait_s
-        due = max(self._last_frame + self._options.frame_s, time.monotonic())
-        while True:
-            until = due if found else is_over
-            try:
-                item = self.items.get(timeout=max(0.0, until - time.monotonic()))
-            except Empty:
-                break
-            found.append(item)
-            if isinstance(item, _Posted):
-                break
+    def _arrived(self, wait_s: float) -> list[Item | Posted]:
+        """Wait for a first item, then take what comes until the next frame is due."""
+        try:
+            found = [self.items.get(timeout=wait_s)]
+        except Empty:
+            return []
+        due = self._last_frame + self._options.frame_s
+        with contextlib.suppress(Empty):
+            while not isinstance(found[-1], Posted) and (left_s := due - time.monotonic()) > 0:
+                found.append(self.items.get(timeout=left_s))
+        # What waits already goes into this frame too; what comes meanwhile into the next one.
+        found += [self.items.get_nowait() for _ in range(self.items.qsize())]
         self._last_frame = time.monotonic()
         return found
 
@@ -274,44 +264,47 @@ class _Crank:
             wait_s = retry.next_ms / 1000 - time.time()
             if wait_s > self._options.retry_wait_s:
                 return (
-                    f"the provider asks to wait {_duration(wait_s)} before the next try: "
+                    f"the provider asks to wait {duration(wait_s)} before the next try: "
                     f"{retry.message}"
                 )
         if self._lost_since is not None and now - self._lost_since > self._options.lost_s:
             return "the agent server cannot be reached any more"
-        turn = self._turn("running")
+        turn = self._so_far()
         return exceeded(self._options.budget, turn, elapsed_s=now - self._started)
 
-    def _after_lost_post(self, error: AgentConnectionError) -> _Posted | None:
-        """See what became of the turn whose connection broke: it may go on, or be done.
-
-        Returns:
-            None while it goes on; then its end is looked for again.
-        """
+    def _look_after_cut(self) -> None:
+        """Where the POST's connection broke: see what became of the turn, which may go on."""
+        posted = self._posted
+        if posted is None or posted.error is None or not posted.is_cut:
+            return
         until = time.monotonic() + GONE_S
-        while True:
+        while time.monotonic() < until and not self._is_stop_asked:
             try:
-                is_busy = self._session_id in self._client.busy_sessions()
-                if not is_busy:
-                    self._reconcile()
-                    last = self.conversation.answers[-1:]
-                    is_over = bool(last) and last[0].completed_ms > 0
-                    return _Posted(last[0]) if is_over else _Posted(None, _gone(error))
-            except AgentError:
-                if time.monotonic() > until:
-                    return _Posted(None, _gone(error))
-            else:
+                if self._session_id not in self._client.busy_sessions():
+                    self._posted = self._stored_end() or posted
+                    return
                 until = time.monotonic() + GONE_S
-            if self.stop_asked is not None and self.stop_asked.is_set():
-                return _Posted(None, error)
+            except AgentError:
+                pass  # asked again until the time is up: a server that ended stays away
             self._frame(IDLE_WAIT_S)
+        self._posted = Posted(None, gone(posted.error))
+
+    def _stored_end(self) -> Posted | None:
+        """Give the end of the turn as the server stored it; None where there is none."""
+        self._reconcile()
+        last = self.conversation.answers[-1:]
+        return Posted(last[0]) if last and last[0].completed_ms else None
+
+    @property
+    def _is_stop_asked(self) -> bool:
+        return self.stop_asked is not None and self.stop_asked.is_set()
 
     def _settle(self) -> None:
         """Take the last events, then bring the messages in line with what the server stored."""
         if self._posted is None:
             return
         until = time.monotonic() + TAIL_S
-        if not isinstance(self._posted.error, AgentConnectionError):
+        if not self._posted.is_cut:
             while self.conversation.activity != "idle" and time.monotonic() < until:
                 self._frame(max(0.01, until - time.monotonic()))
         with contextlib.suppress(AgentError):
@@ -362,64 +355,19 @@ class _Crank:
         if is_interrupt:
             self._view.show(self._ended(""), is_final=True)
 
-    def _turn(self, state: TurnState) -> Turn:
-        conversation = self.conversation
-        answers = conversation.answers
-        named = next((m for m in reversed(answers) if m.model_id), None)
-        model = f"{named.provider_id}/{named.model_id}" if named else self._options.model
-        return Turn(
-            session_id=self._session_id,
-            prompt_text=self._prompt.text,
-            state=state,
-            messages=answers,
-            model=model,
-            is_scripted=self._options.is_scripted,
-            retry=conversation.retry if state == "running" else None,
-            permissions=conversation.permissions if state == "running" else (),
-            started_ms=self._started_ms,
-            is_cost_known=any(message.cost > 0 for message in answers),
-        )
+    def _so_far(self) -> Turn:
+        return turn_so_far(self._asked, self.conversation)
 
     def _ended(self, reason: str | None) -> Turn:
-        """Give the turn at its end. ``reason`` as ``_follow`` gives it."""
-        state, error = self._outcome(reason)
-        turn = replace(self._turn(state), error=error, ended_ms=round(time.time() * 1000))
-        if state != "failed":
-            return turn
-        last = turn.messages[-1:]
-        fault = (last[0].fault if last else None) or self.conversation.fault
-        return replace(turn, fault=fault if reason is None else None)
-
-    def _outcome(self, reason: str | None) -> tuple[TurnState, str]:
-        posted = self._posted
-        if reason is not None:
-            is_confirmed = posted is not None or bool(reason)
-            unconfirmed = "the agent server did not confirm the stop"
-            state: TurnState = "failed" if reason else "stopped"
-            return state, reason or ("" if is_confirmed else unconfirmed)
-        if posted is not None and posted.error is not None:
-            return "failed", explain_error(posted.error, self.conversation.fault)[0]
-        message = posted.message if posted is not None else None
-        if message is None or message.role == "user":
-            return "stopped", ""
-        if message.fault is not None:
-            if message.fault.name == ABORTED:
-                return "stopped", ""
-            return "failed", explain(message.fault)[0]
-        if self._refused is not None and message.finish == "tool-calls":
-            patterns = ", ".join(self._refused.patterns[:3])
-            return "refused", f"no leave was given for {self._refused.permission}: {patterns}"
-        return "done", ""
+        return turn_at_end(
+            self._asked,
+            self.conversation,
+            self._posted,
+            reason=reason,
+            refused=self._refused,
+            ended_ms=_now_ms(),
+        )
 
 
-def _gone(error: AgentConnectionError) -> AgentConnectionError:
-    return AgentConnectionError(
-        f"OpenCode ended in the middle of the turn ({error.message})",
-        next_step="launch again: %opencode_up",
-    )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:  # noqa: PLR2004 - two minutes read best as minutes
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min"
+def _now_ms() -> int:
+    return round(time.time() * 1000)

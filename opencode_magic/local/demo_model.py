@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Self
 
-from opencode_magic.local.demo_script import Answer, answer
+from opencode_magic.local.demo_answer import Answer
+from opencode_magic.local.demo_script import answer
 from opencode_magic.local.demo_wire import protocol_for
 
 if TYPE_CHECKING:

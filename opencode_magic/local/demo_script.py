@@ -25,6 +25,7 @@ are ignored. The tool lines run in their order, one a request; the rest makes th
 * ``!scripted stall``: fall silent in the middle of the answer
 * ``!scripted hang``: never answer
 * ``!scripted wait DELAY``: wait this long before the answer begins
+* ``!scripted usage TOKENS``: count so many tokens for the request
 """
 
 from __future__ import annotations
@@ -34,79 +35,25 @@ import binascii
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
+
+from opencode_magic.local.demo_answer import Answer, Asked, Piece, ToolCall
+from opencode_magic.local.demo_words import (
+    INTRODUCTION,
+    bash_call,
+    paced_words,
+    planned_calls,
+    report,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-Trouble = Literal["", "cut", "stall", "hang"]
-
-WORD_PAUSE_S = 0.012
-"""Between the words of an answer in plain words, so that a reader sees it stream."""
-
 LONGEST_WAIT_S = 600.0
 LARGEST_REPLY_BYTES = 16_000_000
-QUOTED_CHARS = 1_500
-"""So much of a tool's result is repeated in a report."""
 
-
-@dataclass(frozen=True, slots=True)
-class ToolResult:
-    """What one tool call of this turn gave back."""
-
-    tool: str
-    arguments: Mapping[str, object]
-    output: str
-    is_error: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request to the model, whatever protocol brought it."""
-
-    prompt: str
-    """The last thing the user said."""
-    results: tuple[ToolResult, ...] = ()
-    """Tool results since then, oldest first."""
-    tools: frozenset[str] = frozenset()
-    model: str = ""
-    size_chars: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One piece of the stream, sent after a pause."""
-
-    text: str
-    kind: Literal["text", "reasoning"] = "text"
-    pause_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call that the agent is to make."""
-
-    tool: str
-    arguments: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What to stream back."""
-
-    pieces: tuple[Piece, ...] = ()
-    call: ToolCall | None = None
-    finish: str = "stop"
-    wait_s: float = 0.0
-    trouble: Trouble = ""
-    status: int = 200
-    retry_after_s: int | None = None
-
-    @property
-    def text(self) -> str:
-        """The whole text without its pacing."""
-        return "".join(piece.text for piece in self.pieces if piece.kind == "text")
+_DIRECTIVE = re.compile(r"^[ \t]*!scripted[ \t]+(.+)$", re.MULTILINE)
 
 
 def answer(asked: Asked) -> Answer:
@@ -114,134 +61,12 @@ def answer(asked: Asked) -> Answer:
     lines = [match.group(1).strip() for match in _DIRECTIVE.finditer(asked.prompt)]
     if lines:
         return _directed(asked, lines)
-    steps = _planned(asked)
+    steps = planned_calls(asked)
     done = len(asked.results)
     if done < len(steps):
-        opening = "" if done else f"{_INTRODUCTION} I call the tools that your words ask for.\n\n"
-        return Answer(_words(opening), call=steps[done])
-    return Answer(_words(_report(asked)))
-
-
-_DIRECTIVE = re.compile(r"^[ \t]*!scripted[ \t]+(.+)$", re.MULTILINE)
-_INTRODUCTION = (
-    "I am the **scripted demo model**: no language model runs here, my answers follow fixed rules."
-)
-_URL = re.compile(r"https?://[^\s<>\"'`)\]]+")
-_NAMED_HOST = re.compile(
-    r"\b(?:fetch|visit|open|reach|download|get|contact|read|call)\b[^.\n]{0,30}?\s"
-    r"((?:[a-z0-9-]+\.)+(?:com|org|net|dev|io|sh|test|example))\b",
-    re.IGNORECASE,
-)
-_LISTING = re.compile(
-    r"\b(?:list|show|ls|what|which|look at)\b[^.?!\n]{0,60}"
-    r"\b(?:files?|folders?|director(?:y|ies)|workspace)\b",
-    re.IGNORECASE,
-)
-_WRITING = re.compile(r"\b(?:write|create|make|save|add)\b", re.IGNORECASE)
-_FILE_NAME = re.compile(r"(?<![\w/.:-])((?:[\w-]+/)*[\w-]+\.(?:py|txt|md|json|csv|toml|html|sh))\b")
-_COMMAND = re.compile(r"\brun\b[^`\n]{0,40}`([^`\n]+)`", re.IGNORECASE)
-_RUNNING = re.compile(r"\brun (?:it|the file|that)\b", re.IGNORECASE)
-
-
-def _planned(asked: Asked) -> list[ToolCall]:
-    prompt, steps = asked.prompt, []
-    if _LISTING.search(prompt):
-        steps.append(_bash("ls -la", "List the files of the workspace"))
-    name = _FILE_NAME.search(prompt)
-    if name and _WRITING.search(prompt):
-        path = name.group(1)
-        steps.append(ToolCall("write", {"filePath": path, "content": _content(path)}))
-        if path.endswith(".py") and _RUNNING.search(prompt):
-            steps.append(_bash(f"python3 {path}", "Run the file"))
-    steps += [
-        _bash(match.group(1), "Run the command from the prompt")
-        for match in _COMMAND.finditer(prompt)
-    ]
-    urls = [match.group(0).rstrip(".,;:!?") for match in _URL.finditer(prompt)]
-    if not urls:
-        urls = [f"https://{match.group(1)}/" for match in _NAMED_HOST.finditer(prompt)]
-    steps += [ToolCall("webfetch", {"url": url, "format": "text"}) for url in dict.fromkeys(urls)]
-    return [step for step in steps if not asked.tools or step.tool in asked.tools]
-
-
-def _bash(command: str, description: str) -> ToolCall:
-    return ToolCall("bash", {"command": command, "description": description})
-
-
-def _content(path: str) -> str:
-    suffix = path.rpartition(".")[2]
-    texts = {
-        "py": 'print("Hello from the sandbox")\n',
-        "json": '{"written_by": "the scripted demo model"}\n',
-        "csv": "name,value\nalpha,1\nbeta,2\n",
-        "sh": "echo Hello from the sandbox\n",
-    }
-    return texts.get(suffix, "Written by the scripted demo model.\n")
-
-
-def _report(asked: Asked) -> str:
-    if not asked.results:
-        return (
-            f"{_INTRODUCTION}\n\nI can still show you the agent at work. Ask me to:\n\n"
-            "- list the files in the workspace\n"
-            "- create a file, such as `hello.py`, and run it\n"
-            "- run a command in backticks\n"
-            "- fetch a URL, and see the sandbox's wall refuse it\n\n"
-            "For real answers, set a provider's key and launch again with `--model`.\n"
-        )
-    parts = [_told(result) for result in asked.results]
-    return "\n\n".join([*parts, "_Scripted demo model: fixed rules, real tool calls._"]) + "\n"
-
-
-def _told(result: ToolResult) -> str:
-    match result.tool:
-        case "webfetch":
-            return _told_fetch(result)
-        case "write":
-            path = result.arguments.get("filePath", "the file")
-            return (
-                f"I wrote `{path}`." if not result.is_error else _quoted("Writing failed", result)
-            )
-        case "bash":
-            return _quoted(f"I ran `{result.arguments.get('command', '')}`", result)
-        case _:
-            return _quoted(f"The `{result.tool}` tool answered", result)
-
-
-def _told_fetch(result: ToolResult) -> str:
-    url = result.arguments.get("url", "")
-    if result.is_error or looks_refused(result.output):
-        reason = " ".join(result.output.split())[:300].replace("`", "'")
-        return (
-            f"**I could not reach {url}.** The sandbox's wall refused it: only the hosts that the "
-            f"network policy allows can be reached from here. The tool reported: `{reason}`"
-        )
-    return _quoted(f"I fetched {url}", result)
-
-
-def looks_refused(output: str) -> bool:
-    """Tell a failed fetch from a page, for protocols that do not mark a tool's error."""
-    return bool(_FAILED_FETCH.search(output[:400]))
-
-
-_FAILED_FETCH = re.compile(
-    r"unable to connect|connection ?refused|econn|enotfound|typo in the url|transport error"
-    r"|request failed|failed to (?:fetch|connect)|fetch failed|socket (?:hang|connection)"
-    r"|status code: [45]\d\d|unable to verify|certificate|timed out|was closed unexpectedly",
-    re.IGNORECASE,
-)
-
-
-def _quoted(head: str, result: ToolResult) -> str:
-    output = result.output.strip("\n")
-    if len(output) > QUOTED_CHARS:
-        output = f"{output[:QUOTED_CHARS]}\n…"
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", output)), default=0))
-    return f"{head}:\n\n{fence}text\n{output}\n{fence}"
-
-
-def _words(text: str) -> tuple[Piece, ...]:
-    return tuple(Piece(word, pause_s=WORD_PAUSE_S) for word in re.findall(r"\s*\S+|\s+$", text))
+        opening = "" if done else f"{INTRODUCTION} I call the tools that your words ask for."
+        return Answer(paced_words(opening), call=steps[done])
+    return Answer(paced_words(report(asked)))
 
 
 def _directed(asked: Asked, lines: Sequence[str]) -> Answer:
@@ -287,7 +112,7 @@ def _call_any(rest: str) -> ToolCall:
 
 
 _TOOLS: Mapping[str, Callable[[str], ToolCall]] = {
-    "bash": lambda rest: _bash(_unquoted(rest), "Scripted command"),
+    "bash": lambda rest: bash_call(_unquoted(rest), "Scripted command"),
     "webfetch": lambda rest: ToolCall("webfetch", {"url": rest, "format": "text"}),
     "write": _call_write,
     "read": lambda rest: ToolCall("read", {"filePath": rest}),
@@ -346,6 +171,9 @@ _SPOKEN: Mapping[str, Callable[[Answer, str, Asked], Answer]] = {
     "cut": lambda spoken, _, __: replace(spoken, trouble="cut"),
     "stall": lambda spoken, _, __: replace(spoken, trouble="stall"),
     "hang": lambda spoken, _, __: replace(spoken, trouble="hang"),
+    "usage": lambda spoken, rest, _: replace(
+        spoken, usage_tokens=int(rest) if rest.isdecimal() else None
+    ),
     "wait": lambda spoken, rest, _: replace(spoken, wait_s=_delay(rest, 1.0)),
 }
 

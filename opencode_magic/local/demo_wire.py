@@ -10,16 +10,18 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from opencode_magic.local.demo_script import Asked, ToolResult
+from opencode_magic.local.demo_answer import Asked, ToolResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from opencode_magic.local.demo_script import Answer, ToolCall
+    from opencode_magic.local.demo_answer import Answer, ToolCall
 
     Json = Mapping[str, object]
     Stream = Iterator[tuple[float, bytes]]
     """Pauses in seconds, and the bytes after each."""
+
+MOST_TOKENS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +187,11 @@ def _parse_gateway(body: Json) -> Asked:
 
 
 def _usage(answer: Answer, asked: Asked) -> tuple[int, int]:
-    """Invent plausible token counts: a quarter of the characters."""
-    written = sum(len(piece.text) for piece in answer.pieces)
-    return max(1, asked.size_chars // 4), max(1, written // 4)
+    """Invent plausible token counts: a quarter of the characters, too few for a compaction."""
+    written = sum(len(piece.text) for piece in answer.pieces) // 4
+    spent = asked.size_chars // 4 if answer.usage_tokens is None else answer.usage_tokens
+    limit = MOST_TOKENS if answer.usage_tokens is None else spent
+    return min(max(1, spent), limit), min(max(1, written), MOST_TOKENS)
 
 
 def _data(payload: Json) -> bytes:

@@ -62,6 +62,7 @@ def free_port() -> int:
 def make_place(binary: Path, base: Path) -> Place:
     for name in ("home", "work", "tmp"):
         (base / name).mkdir(parents=True)
+    make_work_tree(base / "work")
     return Place(
         home=str(base / "home"),
         workspace=str(base / "work"),
@@ -70,6 +71,13 @@ def make_place(binary: Path, base: Path) -> Place:
         bind_host="127.0.0.1",
         port=free_port(),
     )
+
+
+def make_work_tree(folder: Path) -> None:
+    """Make a git work tree with a first commit, as a sandbox has it."""
+    git = ("git", "-c", "user.name=test", "-c", "user.email=test@example.com")
+    for arguments in (("init", "-q"), ("commit", "-q", "--allow-empty", "-m", "Start.")):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
 
 
 def start(server: OpenCodeServer, place: Place) -> subprocess.Popen[bytes]:
