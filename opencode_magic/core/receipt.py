@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from opencode_magic.core.policy import REASON_NOT_LISTED, canonical_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from opencode_magic.core.egress import EgressRecord
+    from opencode_magic.core.parts import ToolPart
+    from opencode_magic.core.policy import NetworkPolicy
 
 ReceiptSource = Literal["firewall record", "tool reports"]
 
@@ -59,6 +65,63 @@ def receipt_from_records(records: Iterable[EgressRecord], *, is_complete: bool =
         source="firewall record",
         is_complete=is_complete,
     )
+
+
+def receipt_from_tools(
+    tools: Iterable[ToolPart], policy: NetworkPolicy, *, model_host: str, model_calls: int
+) -> Receipt:
+    """Count the hosts that the agent's tool calls name, where no firewall's record exists.
+
+    An address in a call's input counts as blocked where the policy has no place for its host. What
+    a program that the agent started tried besides is not known: the receipt is not complete.
+
+    Args:
+        tools: The turn's tool calls.
+        policy: The network policy as read back.
+        model_host: Where the model answers.
+        model_calls: How often it was asked.
+    """
+    reached: Counter[tuple[str, int]] = Counter()
+    blocked: Counter[tuple[str, int]] = Counter()
+    reasons: dict[tuple[str, int], str] = {}
+    if model_calls:
+        reached[model_host, 443] = model_calls
+    for tool in tools:
+        for place in _places(tool):
+            if policy.mode == "allow-all" or policy.find(place[0]) is not None:
+                reached[place] += 1
+            else:
+                blocked[place] += 1
+                reasons[place] = REASON_NOT_LISTED
+    return Receipt(
+        reached=_ranked(reached, {}),
+        blocked=_ranked(blocked, reasons),
+        source="tool reports",
+        is_complete=False,
+    )
+
+
+_ADDRESS = re.compile(
+    r"\b(https?)://(?:[^/\s@'\"]*@)?([A-Za-z0-9.-]+)(?::(\d{1,5}))?", re.IGNORECASE
+)
+
+
+def _places(tool: ToolPart) -> set[tuple[str, int]]:
+    """Give the hosts and ports in the addresses that a call's input holds."""
+    text = " ".join(str(value) for value in tool.input.values())
+    places = set()
+    for scheme, name, port in _ADDRESS.findall(text):
+        host = canonical_host(name) or _address(name)
+        if host:
+            places.add((host, int(port or (443 if scheme.lower() == "https" else 80))))
+    return places
+
+
+def _address(name: str) -> str:
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return ""
 
 
 def _ranked(

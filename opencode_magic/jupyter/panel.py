@@ -78,11 +78,27 @@ class Panel:
             self._publish()
         self._settled = settled
 
+    def show_here(self, status: Status) -> None:
+        """Show the status under the running cell, and from now on there.
+
+        The output that the panel had before stays as it was published last.
+        """
+        self._display_id = f"opencode-magic-{uuid.uuid4().hex}"
+        self._is_shown = False
+        self._settled = None
+        self.show(status)
+
     def close(self) -> None:
         """Let go of the widget; the card stays as it was published last."""
         if self._widget is not None:
             self._widget.close()
             self._widget = None
+
+    def retire(self) -> None:
+        """Let another panel take over: the card stays, without buttons."""
+        if self._widget is not None:
+            self.close()
+            self._publish()
 
     def blocks(self) -> tuple[Block, ...]:
         """Give what the panel shows, before markup."""
@@ -122,6 +138,7 @@ class Panel:
             print(data["text/plain"])  # noqa: T201 - a terminal's way to show it
         else:
             publisher: Publisher = self._shell.display_pub
+            transient: dict[str, object]
             transient = {"display_id": self._display_id} if self.way == "frames" else {}
             publisher.publish(data, {}, transient=transient, update=self._is_shown)
         self._is_shown = True
@@ -198,7 +215,7 @@ class _PanelWidget:
 
     def view(self) -> dict[str, object]:
         """Give the mimebundle entry that shows the live widget."""
-        bundle: dict[str, object] = self._box._repr_mimebundle_()  # noqa: SLF001 - ipywidgets 8's own way to show
+        bundle: dict[str, object] = self._box._repr_mimebundle_()
         kind = "application/vnd.jupyter.widget-view+json"
         return {kind: bundle[kind]} if kind in bundle else {}
 

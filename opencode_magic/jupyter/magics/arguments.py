@@ -17,17 +17,57 @@ F = TypeVar("F", bound="Callable[..., object]")
 MINUTES_MAX = 24 * 60
 
 
-def model_argument(func: F) -> F:
-    """Add ``--model``."""
-    decorate: Callable[[F], F] = argument(
-        "--model",
-        type=plain,
-        default="",
-        metavar="PROVIDER/MODEL",
-        help="The model, such as anthropic/claude-sonnet-4-6. Left out: the first provider that "
-        "has a key, else the scripted demo model.",
+def up_arguments(func: F) -> F:
+    """Add the flags that say what to launch, and where."""
+    flags: tuple[Callable[[F], F], ...] = (
+        argument(
+            "--home",
+            choices=("local", "cloud"),
+            default="",
+            help="Where the sandbox runs: on this machine, or on Vercel (which bills). Left out: "
+            "local where it works, else cloud where credentials exist.",
+        ),
+        argument(
+            "--model",
+            type=plain,
+            default="",
+            metavar="PROVIDER/MODEL",
+            help="The model, such as anthropic/claude-sonnet-4-6. Left out: the first provider "
+            "that has a key, else the scripted demo model.",
+        ),
+        argument(
+            "--base-url",
+            type=plain,
+            default="",
+            metavar="URL",
+            help="An OpenAI-compatible endpoint; --model then names the model there.",
+        ),
+        argument(
+            "--time",
+            type=minutes,
+            default=None,
+            metavar="MINUTES",
+            help="How long the sandbox lives without a sign of this kernel.",
+        ),
+        argument(
+            "--map",
+            type=mapping,
+            action="append",
+            default=[],
+            metavar="NAME=URL",
+            help="Let the sandbox reach a server on this machine under a name that ends in "
+            ".internal (local home only). May be given several times.",
+        ),
+        argument(
+            "--unproven",
+            action="store_true",
+            help="Go on where no evidence can be had that the wall stands. A probe that gets "
+            "through still fails the launch.",
+        ),
     )
-    return decorate(func)
+    for flag in reversed(flags):
+        func = flag(func)
+    return func
 
 
 def parse(magic: Callable[..., object], line: str) -> Namespace:

@@ -1,0 +1,153 @@
+"""The magics as Python functions: ``up``, ``ask``, ``prove``, ``status``, ``doctor``, ``down``.
+
+They act on the notebook's session where the extension is loaded, else on one of their own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opencode_magic.session.session import DownReport, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from opencode_magic.core.checks import Check
+    from opencode_magic.core.proof import Proof
+    from opencode_magic.core.status import Status
+    from opencode_magic.session.reply import Reply
+    from opencode_magic.settings import Settings
+
+_current: list[Session] = []
+"""The session that the functions act on: at most one. The magics keep theirs on their instance."""
+
+
+def use(session: Session | None) -> None:
+    """Let the functions act on this session; None gives them one of their own when needed."""
+    _current[:] = [] if session is None else [session]
+
+
+def session() -> Session:
+    """Give the session that the functions act on."""
+    if not _current:
+        _current.append(Session())
+    return _current[0]
+
+
+def up(
+    *,
+    home: str = "",
+    model: str = "",
+    base_url: str = "",
+    minutes: int | None = None,
+    mappings: Mapping[str, str] | None = None,
+    allow_unproven: bool = False,
+    folder: Path | None = None,
+) -> Status:
+    """Launch the agent in a locked sandbox and prove the wall; keeps one that is up already.
+
+    Args:
+        home: ``local`` or ``cloud`` (which bills); empty chooses.
+        model: ``provider/model``; empty takes the first provider that has a key, else the
+            scripted demo model.
+        base_url: An OpenAI-compatible endpoint.
+        minutes: How long the sandbox lives without a sign of this process.
+        mappings: Names that end in ``.internal``, and servers on this machine (local home only).
+        allow_unproven: Go on where no evidence can be had that the wall stands.
+        folder: Where ``.env.local`` and ``.env`` are looked for, upwards; by default here.
+
+    Raises:
+        OpencodeMagicError: Nothing was launched, and nothing is left running.
+    """
+    found = settings(
+        home=home,
+        model=model,
+        base_url=base_url,
+        minutes=minutes,
+        mappings=mappings,
+        folder=folder,
+    )
+    return session().up(found, allow_unproven=allow_unproven)
+
+
+def ask(
+    text: str,
+    *,
+    keep_going: bool = False,
+    new: bool = False,
+) -> Reply:
+    """Ask the agent and wait for its answer.
+
+    Args:
+        text: The prompt, sent as it stands.
+        keep_going: Give the ``Reply`` of a failed turn instead of raising.
+        new: Begin a new conversation.
+
+    Raises:
+        NotLaunchedError: There is no sandbox.
+        TurnFailed: The turn failed; ``reply`` on it has what came.
+    """
+    from opencode_magic.session.ask import (  # noqa: PLC0415 - loads httpx
+        Asking,
+        SilentView,
+        ask_agent,
+    )
+
+    asking = Asking(text=text, keep_going=keep_going, is_new=new)
+    return ask_agent(session(), asking, view=SilentView())
+
+
+def prove() -> Proof:
+    """Run the probes from inside the sandbox again.
+
+    Raises:
+        NotLaunchedError: There is no sandbox.
+    """
+    return session().prove()
+
+
+def status() -> Status:
+    """Give what is known of the sandbox; asks it whether it still runs."""
+    session().is_alive()
+    return session().status
+
+
+def doctor() -> tuple[Check, ...]:
+    """Look at everything a launch needs: what works here, what does not, the next steps."""
+    from opencode_magic.session.doctor import run_checks  # noqa: PLC0415 - loads the SDK's side
+
+    return run_checks(settings(), session().status)
+
+
+def down(*, discard: bool = False) -> DownReport:
+    """Stop and remove the sandbox.
+
+    Args:
+        discard: Delete the agent's files instead of keeping them.
+    """
+    return session().down(discard=discard)
+
+
+def settings(
+    *,
+    home: str = "",
+    model: str = "",
+    base_url: str = "",
+    minutes: int | None = None,
+    mappings: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """Read the settings, these arguments first.
+
+    Raises:
+        SettingsError: One of them is malformed.
+    """
+    from opencode_magic.settings import load_settings  # noqa: PLC0415 - reads several libraries
+
+    given: dict[str, object] = {"home": home, "model": model, "base_url": base_url}
+    if minutes is not None:
+        given["time_limit_s"] = minutes * 60
+    if mappings:
+        given["mappings"] = dict(mappings)
+    return load_settings(given, folder=folder)

@@ -1,0 +1,254 @@
+"""One notebook's use of a sandbox: its status, its conversation with the agent, its sure end."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from opencode_magic.core.status import (
+    LaunchFailed,
+    Status,
+    StopStarted,
+    WentDown,
+    reduce,
+)
+from opencode_magic.errors import NotLaunchedError, OpencodeMagicError, UsageMistake
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opencode_magic.core.proof import Proof
+    from opencode_magic.core.status import StatusEvent
+    from opencode_magic.session.agent import Agent
+    from opencode_magic.session.seams import RunningSandbox
+    from opencode_magic.settings import Settings
+
+    Listener = Callable[[Status], None]
+
+STOP_LIMIT_S = 10.0
+"""A turn that runs while the sandbox is taken down has so long to stop."""
+
+NEXT_UP = "run %opencode_up"
+
+
+@dataclass(frozen=True, slots=True)
+class DownReport:
+    """What a down removed and what it kept, as short lines for a person."""
+
+    sandbox_name: str = ""
+    """Empty where nothing was up."""
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.sandbox_name:
+            return "Nothing was up."
+        removed = ", ".join(self.removed) or "nothing"
+        kept = ", ".join(self.kept) or "nothing"
+        return f"Down: {self.sandbox_name}. Removed: {removed}. Kept: {kept}."
+
+
+class Starter(Protocol):
+    """How a session gets a sandbox whose agent can be talked to."""
+
+    def __call__(
+        self,
+        settings: Settings,
+        *,
+        allow_unproven: bool,
+        emit: Callable[[StatusEvent], None],
+    ) -> tuple[RunningSandbox, Agent]:
+        """Launch and connect; on any error nothing is left running."""
+
+
+class Session:
+    """A sandbox with its agent, or none. Its status may be read from any thread.
+
+    ``up``, ``prove`` and ``down`` belong to one thread at a time: the caller's main thread. At the
+    end of the process the sandbox's own lease ends it.
+    """
+
+    def __init__(self, *, starter: Starter | None = None) -> None:
+        self._starter = starter
+        self._lock = threading.Lock()
+        self._status = Status()
+        self._listeners: list[Listener] = []
+        self._sandbox: RunningSandbox | None = None
+        self._agent: Agent | None = None
+        self.turn_lock = threading.Lock()
+        """Held while a turn runs."""
+        self.stop_asked = threading.Event()
+        """Set to stop the turn that runs."""
+
+    def __repr__(self) -> str:
+        return f"<Session: {self.status.phase}>"
+
+    @property
+    def status(self) -> Status:
+        """What is known of the sandbox now."""
+        return self._status
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a sandbox was launched and not taken down."""
+        return self._sandbox is not None
+
+    @property
+    def sandbox(self) -> RunningSandbox:
+        """The launched sandbox.
+
+        Raises:
+            NotLaunchedError: There is none.
+        """
+        if self._sandbox is None:
+            raise NotLaunchedError(_why_not(self._status), next_step=NEXT_UP)
+        return self._sandbox
+
+    @property
+    def agent(self) -> Agent:
+        """The agent of the launched sandbox.
+
+        Raises:
+            NotLaunchedError: There is none.
+        """
+        if self._agent is None:
+            raise NotLaunchedError(_why_not(self._status), next_step=NEXT_UP)
+        return self._agent
+
+    def require_up(self) -> None:
+        """Check that a sandbox is up.
+
+        Raises:
+            NotLaunchedError: There is none.
+        """
+        if self._sandbox is None or self._agent is None:
+            raise NotLaunchedError(_why_not(self._status), next_step=NEXT_UP)
+
+    def stop_turn(self) -> None:
+        """Ask the turn that runs to stop; safe from any thread, harmless where none runs."""
+        if self.turn_lock.locked():
+            self.stop_asked.set()
+
+    def emit(self, event: StatusEvent) -> None:
+        """Reduce an event into the status and tell the listeners. Safe from any thread."""
+        with self._lock:
+            self._status = reduce(self._status, event)
+            status, listeners = self._status, tuple(self._listeners)
+        for listener in listeners:
+            listener(status)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call the listener after every event, on the thread that emits; gives how to end it."""
+        with self._lock:
+            self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def up(self, settings: Settings, *, allow_unproven: bool = False) -> Status:
+        """Launch a sandbox, or keep the one that is up.
+
+        Raises:
+            UsageMistake: What is up is not what is asked for now.
+            OpencodeMagicError: The launch failed; nothing is left running.
+        """
+        if self.is_alive():
+            self._check_same(settings)
+            return self._status
+        try:
+            self._start(settings, allow_unproven=allow_unproven)
+        except OpencodeMagicError as exc:
+            self._fail(exc.message, exc.next_step)
+            raise
+        except BaseException:
+            self._fail("the launch was interrupted", NEXT_UP)
+            raise
+        return self._status
+
+    def is_alive(self) -> bool:
+        """Ask whether the sandbox still runs; one that has ended is taken down here."""
+        if self._sandbox is None:
+            return False
+        if self._sandbox.is_alive():
+            return True
+        self._let_go()
+        self.emit(WentDown("the sandbox has ended", next_step=NEXT_UP))
+        return False
+
+    def prove(self) -> Proof:
+        """Run all probes from inside the sandbox again.
+
+        Raises:
+            NotLaunchedError: There is no sandbox.
+        """
+        return self.sandbox.prove()
+
+    def down(self, *, discard: bool = False) -> DownReport:
+        """Stop and remove the sandbox; keeps the agent's files unless told to discard them."""
+        sandbox = self._sandbox
+        if sandbox is None:
+            return DownReport()
+        self.stop_turn()
+        has_stopped = self.turn_lock.acquire(timeout=STOP_LIMIT_S)
+        self.emit(StopStarted())
+        try:
+            self._close_agent()
+            gone = sandbox.terminate(keep=not discard)
+        finally:
+            self._let_go()
+            self.emit(WentDown())
+            if has_stopped:
+                self.turn_lock.release()
+        return DownReport(sandbox.name, gone.removed, gone.kept)
+
+    def _start(self, settings: Settings, *, allow_unproven: bool) -> None:
+        starter = self._starter or _default_starter()
+        sandbox, agent = starter(settings, allow_unproven=allow_unproven, emit=self.emit)
+        self._sandbox, self._agent = sandbox, agent
+
+    def _fail(self, error: str, next_step: str) -> None:
+        if self._status.phase == "launching":
+            self.emit(LaunchFailed(error, next_step=next_step))
+
+    def _check_same(self, settings: Settings) -> None:
+        status = self._status
+        asked = (
+            ("home", settings.home, status.home, settings.home in {"auto", status.home}),
+            ("model", settings.model, status.model, _is_model(settings.model, status.model)),
+        )
+        for name, wanted, has, is_same in asked:
+            if not is_same:
+                raise UsageMistake(
+                    f"{status.sandbox_name} is up with the {name} {has!r}, not {wanted!r}",
+                    next_step="run %opencode_down first",
+                )
+
+    def _close_agent(self) -> None:
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            agent.close()
+
+    def _let_go(self) -> None:
+        self._close_agent()
+        self._sandbox = None
+
+
+def _default_starter() -> Starter:
+    from opencode_magic.session.start import start  # noqa: PLC0415 - loads httpx and the SDK
+
+    return start
+
+
+def _why_not(status: Status) -> str:
+    if status.phase == "failed" and status.error:
+        return f"no sandbox is up: {status.error}"
+    return "no sandbox is up"
+
+
+def _is_model(asked: str, has: str) -> bool:
+    return not asked or asked == has or asked == has.partition("/")[0]
