@@ -89,7 +89,8 @@ def keeper_arguments() -> list[str]:
     capabilities = ("NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP")
     return [
         *("--unshare-user", "--uid", "0", "--gid", "0"),
-        *("--unshare-net", "--unshare-pid", "--die-with-parent"),
+        # As pid 1: bubblewrap's own first process is left behind as a zombie for the host's init.
+        *("--unshare-net", "--unshare-pid", "--as-pid-1", "--die-with-parent"),
         *("--cap-drop", "ALL"),
         *(word for name in capabilities for word in ("--cap-add", f"CAP_{name}")),
         *("--dev-bind", "/", "/", "--proc", "/proc"),

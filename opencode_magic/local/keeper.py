@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from opencode_magic.errors import HomeUnavailableError, SandboxError
 from opencode_magic.local import image, isolation, start
 from opencode_magic.local.children import Child, Children
+from opencode_magic.local.pump import pump
 from opencode_magic.local.seccomp import seccomp_filter
 from opencode_magic.local.start import KeeperPlace
 from opencode_magic.local.wire import MessageReader, WireError, send_message
@@ -77,9 +78,12 @@ class Keeper:
         _open_to_keepers(place, uid)
         control, inner = socket.socketpair()
         with inner, tempfile.TemporaryFile() as errors:
-            argv = start.command(place, uid, inner.fileno())
-            process = start.popen(argv, fds=[inner.fileno()], stderr=errors.fileno())
-            control.settimeout(READY_TIMEOUT_S)
+            try:
+                argv = start.command(place, uid, inner.fileno())
+                process = start.popen(argv, fds=[inner.fileno()], stderr=errors.fileno())
+            except BaseException:
+                control.close()
+                raise
             keeper = cls(process, control, os.geteuid() if uid is None else uid)
             inner.close()
             try:
@@ -88,6 +92,7 @@ class Keeper:
                 keeper.close()
                 errors.seek(0)
                 raise _unavailable(errors.read(4000)) from exc
+        pump().watch(os.pidfd_open(process.pid), keeper._outermost_ended)
         return keeper
 
     @classmethod
@@ -225,7 +230,15 @@ class Keeper:
             self._process.wait(CLOSE_TIMEOUT_S)
         self._reader.close()
 
+    def _outermost_ended(self) -> None:
+        # As root the outermost process has another user than the rest, so that its death is not
+        # theirs: the keeper ends when its socket does, and everything with it.
+        self._end("its outermost process is gone")
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+
     def _greet(self) -> None:
+        self._control.settimeout(READY_TIMEOUT_S)
         message, fds = self._reader.read()
         names = message.get("listeners")
         if not isinstance(names, list) or len(names) != len(fds):

@@ -27,6 +27,7 @@ class Pump:
         self._poll.register(self._wake, select.EPOLLIN)
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._readers: dict[int, Callable[[bytes], None]] = {}
+        self._watched: dict[int, Callable[[], None]] = {}
         self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         threading.Thread(target=self._serve, name="command-pump", daemon=True).start()
@@ -51,6 +52,15 @@ class Pump:
 
         self.call(start)
 
+    def watch(self, fd: int, task: Callable[[], None]) -> None:
+        """Run a task once, when a descriptor such as a pidfd becomes readable; then close it."""
+
+        def start() -> None:
+            self._watched[fd] = task
+            self._poll.register(fd, select.EPOLLIN)
+
+        self.call(start)
+
     def drain(self, fd: int, most_bytes: int) -> None:
         """Read what stands in a pipe now, up to so many bytes. On the pump's thread only."""
         while fd in self._readers and most_bytes > 0:
@@ -66,6 +76,11 @@ class Pump:
                     self._run_calls()
                 elif fd in self._readers:
                     self._read_once(fd, _CHUNK_BYTES)
+                elif fd in self._watched:
+                    task = self._watched.pop(fd)
+                    self._poll.unregister(fd)
+                    os.close(fd)
+                    task()
             while self._deadlines and self._deadlines[0][0] <= time.monotonic():
                 heapq.heappop(self._deadlines)[2]()
 

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from opencode_magic.errors import HomeUnavailableError, SandboxError
+from opencode_magic.local import image, start
+from opencode_magic.local.isolation import SandboxSpec
+from opencode_magic.local.keeper import Keeper, KeeperPlace
+from tests.local import keepers
+from tests.local.keepers import Sandbox, descendants, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LISTENERS = {"tls", "http", "dns", "dnstcp"}
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Sandbox]:
+    with keepers.sandbox() as made:
+        yield made
+
+
+def test_listeners_have_their_names(box: Sandbox) -> None:
+    """The firewall gets a socket for TLS, HTTP and DNS of each family, the proxy, the packets."""
+    families = {"4", "6"} if socket.has_ipv6 else {"4"}
+
+    assert set(box.keeper.listeners) == {"proxy", "packets"} | {
+        name + family for name in LISTENERS for family in families
+    }
+
+
+@pytest.mark.parametrize(
+    ("listener", "address", "port"),
+    [
+        ("tls4", "203.0.113.5", 443),
+        ("http4", "198.51.100.7", 80),
+        ("dnstcp4", "192.0.2.53", 53),
+        ("tls6", "2001:db8::5", 443),
+        ("http6", "2001:db8::7", 80),
+        ("proxy", "127.0.0.1", 3128),
+    ],
+)
+def test_every_address_leads_to_our_listener(
+    box: Sandbox, listener: str, address: str, port: int
+) -> None:
+    """A program that connects to any address meets our listener, which sees that address."""
+    command = box.start(
+        image.inside_python().program,
+        "-c",
+        f"import socket; print(socket.create_connection(({address!r}, {port})).recv(9).decode())",
+    )
+    waiting = box.keeper.listeners[listener]
+    waiting.settimeout(10)
+    accepted, _peer = waiting.accept()
+    wanted = accepted.getsockname()[:2]
+    accepted.sendall(b"firewall")
+    accepted.close()
+    command.wait(10)
+
+    assert wanted == (address, port)
+    assert command.outputs()[0].data == b"firewall\n"
+
+
+def test_a_name_server_of_any_address_is_ours(box: Sandbox) -> None:
+    """A datagram to any address and port 53 arrives, with the address that was asked."""
+    box.python(
+        "import socket; socket.socket(2, 2).sendto(b'who', ('192.0.2.8', 53)); "
+        "socket.socket(10, 2).sendto(b'who', ('2001:db8::8', 53))"
+    )
+    seen = []
+    for name, size in (("dns4", 12), ("dns6", 20)):
+        waiting = box.keeper.listeners[name]
+        waiting.settimeout(5)
+        data, controls, _flags, _peer = waiting.recvmsg(100, 200)
+        seen.append((data, len(controls[0][2]), controls[0][2]))
+        assert len(controls[0][2]) == size
+
+    assert socket.inet_aton("192.0.2.8") in seen[0][2]
+    assert socket.inet_pton(socket.AF_INET6, "2001:db8::8") in seen[1][2]
+
+
+def test_attempts_on_ports_without_a_listener_are_seen(box: Sandbox) -> None:
+    """TCP, UDP, ICMP and IPv6 to places nobody listens on are refused at once and on record."""
+    packets = box.keeper.listeners["packets"]
+    packets.settimeout(5)
+    box.python(
+        "import socket\n"
+        "for family, address in ((2, '203.0.113.9'), (10, '2001:db8::9')):\n"
+        "    try: socket.create_connection((address, 8080), 3)\n"
+        "    except ConnectionRefusedError: pass\n"
+        "    socket.socket(family, 2).sendto(b'x', (address, 9999))\n"
+        "socket.socket(2, 2).sendto(b'x', ('127.0.0.1', 9998))\n"
+        "socket.socket(2, 2).sendto(b'x', ('203.0.113.9', 53))\n"
+        "try: socket.create_connection(('127.0.0.1', 8081), 3)\n"
+        "except ConnectionRefusedError: pass\n"
+    )
+    seen = {_attempt(packets.recv(128)) for _ in range(4)}
+    packets.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        packets.recv(128)
+
+    assert seen == {
+        ("203.0.113.9", 6, 8080),
+        ("203.0.113.9", 17, 9999),
+        ("2001:db8::9", 6, 8080),
+        ("2001:db8::9", 17, 9999),
+    }
+
+
+def _attempt(packet: bytes) -> tuple[str, int, int]:
+    """Give address, protocol and port of a packet."""
+    if packet[0] >> 4 == 4:
+        transport = packet[(packet[0] & 15) * 4 :]
+        address, protocol = socket.inet_ntoa(packet[16:20]), packet[9]
+    else:
+        transport = packet[40:]
+        address, protocol = socket.inet_ntop(socket.AF_INET6, packet[24:40]), packet[6]
+    return address, protocol, int.from_bytes(transport[2:4], "big")
+
+
+def test_a_port_inside_can_be_reached(box: Sandbox) -> None:
+    """A connection into the sandbox reaches a server on its loopback."""
+    server = box.start(
+        image.inside_python().program,
+        "-uc",
+        "import socket; s = socket.create_server(('127.0.0.1', 4096)); print('up');"
+        "c, _ = s.accept(); c.sendall(c.recv(9)[::-1])",
+    )
+    next(server.follow())
+    with box.keeper.connect(4096) as connection:
+        connection.sendall(b"inside")
+        answer = connection.recv(9)
+
+    assert answer == b"edisni"
+
+
+def test_a_port_without_a_server_is_refused(box: Sandbox) -> None:
+    """A connection to a port where nothing listens is an OSError at once."""
+    with pytest.raises(ConnectionRefusedError):
+        box.keeper.connect(4097)
+
+
+def test_commands_share_their_namespaces(box: Sandbox) -> None:
+    """Two commands see each other's processes, files and sockets."""
+    sleeper = box.start("sleep", "77")
+    box.shell("echo hello > /tmp/note")
+
+    assert box.shell(f"cat /proc/{sleeper.pid}/comm /tmp/note")[1] == "sleep\nhello\n"
+    sleeper.signal(signal.SIGKILL)
+
+
+def test_background_processes_live_on(box: Sandbox) -> None:
+    """What a command leaves in the background still runs when the command has ended."""
+    _code, text = box.shell("setsid sleep 78 >/dev/null 2>&1 & echo $!")
+
+    assert box.shell(f"cat /proc/{text.strip()}/comm")[1] == "sleep\n"
+    box.shell(f"kill {text}")
+
+
+def test_the_first_process_cannot_be_killed_or_read_from_inside(box: Sandbox) -> None:
+    """Signals to process 1 do nothing, and its memory, environment and files are closed."""
+    code, text = box.shell(
+        "for s in KILL TERM INT HUP STOP QUIT USR1; do kill -$s 1; done; "
+        "cat /proc/1/environ; ls /proc/1/fd; head -c1 /proc/1/mem; echo alive"
+    )
+
+    assert code == 0
+    assert text.count("Permission denied") == 3
+    assert text.endswith("alive\n")
+
+
+def test_close_ends_every_process() -> None:
+    """Nothing that ran inside is left when close returns."""
+    with keepers.sandbox() as made:
+        made.shell("setsid sleep 79 >/dev/null 2>&1 &")
+        before = descendants(made.keeper.pid)
+        made.keeper.close()
+        made.keeper.close()
+
+        assert len(before) > 4
+        assert not [pid for pid in before if Path(f"/proc/{pid}").exists()]
+        assert made.keeper.ended.result() == "it was closed"
+        with pytest.raises(SandboxError):
+            made.run("true")
+
+
+def test_a_killed_keeper_is_noticed() -> None:
+    """When the keeper dies, all inside dies, running commands end with 137 and `ended` says so."""
+    with keepers.sandbox() as made:
+        command = made.start("sleep", "80")
+        before = descendants(made.keeper.pid)
+        os.kill(made.keeper.pid, signal.SIGKILL)
+
+        assert command.wait(5) == 137
+        assert made.keeper.ended.result(5)
+        assert not made.keeper.is_alive
+        assert eventually(lambda: not any(_runs(pid) for pid in before), timeout_s=2)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process runs: one that waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+HOLDER = """
+import json, pathlib, sys, time
+from opencode_magic.local.keeper import Keeper, KeeperPlace
+from opencode_magic.local.isolation import SandboxSpec
+from opencode_magic.local.commands import CommandSpec, run
+boxes = pathlib.Path(sys.argv[1])
+keeper = Keeper.start(KeeperPlace(boxes), SandboxSpec("k", boxes / "k"))
+run(keeper, CommandSpec(["sh", "-c", "setsid sleep 81 & sleep 82"]), {"PATH": "/usr/bin"})
+print(json.dumps([keeper.pid]), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_outlives_the_host_process(number: int) -> None:
+    """After kill -9 of the process that holds a keeper, no process of it is left within 2 s."""
+    with tempfile.TemporaryDirectory(prefix="om-", dir="/tmp") as folder:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, f"{folder}/boxes"],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        with holder:
+            assert holder.stdout is not None
+            (pid,) = json.loads(holder.stdout.readline())
+            tree = descendants(pid)
+            holder.send_signal(number)
+            holder.wait(5)
+
+        assert len(tree) > 4
+        assert eventually(lambda: not any(_runs(pid) for pid in tree), timeout_s=2)
+        assert f"{folder}/boxes" not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_an_interrupt_of_the_process_group_does_not_reach_it() -> None:
+    """A Jupyter Interrupt is a SIGINT to the whole process group: the keeper is in none of ours."""
+    with keepers.sandbox() as made:
+        assert os.getsid(made.keeper.pid) == made.keeper.pid
+
+
+def test_it_works_as_an_ordinary_user() -> None:
+    """A user without any right gets the same walls: user 1000, no capability, our listener."""
+    seen = json.loads(
+        keepers.run_as_ordinary_user(
+            """
+import json, os, pathlib
+from opencode_magic.local import image
+from opencode_magic.local.commands import CommandSpec, run
+from opencode_magic.local.isolation import SandboxSpec
+from opencode_magic.local.keeper import Keeper, KeeperPlace
+boxes = pathlib.Path(os.environ["BASE"], "boxes")
+keeper = Keeper.start(KeeperPlace(boxes), SandboxSpec("u", boxes / "u"))
+def sh(script):
+    command = run(keeper, CommandSpec(["sh", "-c", script]), image.environment(has_opencode=False))
+    command.wait(20)
+    return b"".join(output.data for output in command.outputs()).decode()
+text = sh("id -u; pwd; grep CapEff /proc/self/status; echo hi > /vercel/x; ls /home /root")
+started = run(keeper, CommandSpec([image.inside_python().program, "-c",
+    "import socket; socket.create_connection(('203.0.113.5', 443))"]), {})
+keeper.listeners["tls4"].settimeout(10)
+address = keeper.listeners["tls4"].accept()[0].getsockname()[0]
+owner = (boxes / "u/home/x").stat().st_uid
+keeper.close()
+print(json.dumps([text, address, owner == os.getuid()]))
+"""
+        )
+    )
+
+    assert seen == [
+        "1000\n/vercel\nCapEff:\t0000000000000000\n/home:\n\n/root:\n",
+        "203.0.113.5",
+        True,
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user has no spare user ids")
+def test_as_root_the_kernel_sees_a_spare_user(box: Sandbox) -> None:
+    """Files of the sandbox belong to a user id that nobody has, and never to root."""
+    box.shell("touch /vercel/mine")
+
+    assert (box.folder / "home/mine").stat().st_uid == box.keeper.uid
+    assert box.keeper.uid not in {0, 1000}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has folders that only root may enter")
+def test_as_root_everything_may_lie_in_closed_folders(tmp_path: Path) -> None:
+    """Sandbox folders and binary under a folder of mode 0700 are reached all the same."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "state/deep").mkdir(parents=True, mode=0o700)
+    binary = closed / "cache" / "opencode"
+    binary.parent.mkdir(mode=0o700)
+    binary.write_text("#!/bin/sh\necho 1.18.33\n")
+    binary.chmod(0o755)
+    boxes = closed / "state/deep/boxes"
+    keeper = Keeper.start(
+        KeeperPlace(boxes, binary), SandboxSpec("c", boxes / "c", opencode=binary)
+    )
+    made = Sandbox(keeper, boxes / "c")
+    try:
+        assert made.run(image.OPENCODE) == (0, "1.18.33\n")
+        assert made.shell("echo hi > note && cat note") == (0, "hi\n")
+    finally:
+        keeper.close()
+
+
+def test_kept_folders_can_be_entered_again(tmp_path: Path) -> None:
+    """A second keeper on the same folder finds the files, and may change them."""
+    tmp_path.chmod(0o755)
+    boxes = tmp_path / "boxes"
+    texts = []
+    for script in ("echo one > a", "echo two >> a; cat a"):
+        keeper = Keeper.start(KeeperPlace(boxes), SandboxSpec("r", boxes / "r"))
+        texts.append(Sandbox(keeper, boxes / "r").shell(script))
+        keeper.close()
+
+    assert texts == [(0, ""), (0, "one\ntwo\n")]
+
+
+def test_a_missing_bubblewrap_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without bubblewrap nothing is launched, and the error names the package."""
+    monkeypatch.setattr(start, "_BARE_ENVIRONMENT", {"PATH": "/nonexistent"})
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.raises(HomeUnavailableError, match=r"'bwrap' is not installed.*'bubblewrap'"),
+    ):
+        Keeper.prepare(KeeperPlace(Path(folder) / "boxes"))
+
+
+def test_what_bubblewrap_says_is_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the walls cannot be built the error carries bubblewrap's own words."""
+    monkeypatch.setattr(
+        "opencode_magic.local.isolation.keeper_arguments", lambda: ["--no-such-option"]
+    )
+
+    with (
+        tempfile.TemporaryDirectory(prefix="om-", dir="/tmp") as folder,
+        pytest.raises(HomeUnavailableError, match="no-such-option"),
+    ):
+        Keeper.prepare(KeeperPlace(Path(folder) / "boxes"))
