@@ -123,7 +123,12 @@ class ModelChoice:
 
 
 def choose_model(
-    model: str, *, keys: Mapping[str, str], base_url: str = "", api_key: str = ""
+    model: str,
+    *,
+    keys: Mapping[str, str],
+    base_url: str = "",
+    api_key: str = "",
+    mappings: Mapping[str, str] | None = None,
 ) -> ModelChoice | None:
     """Choose the model to use, from what the user named and the keys that exist.
 
@@ -133,6 +138,7 @@ def choose_model(
         keys: Key variables that are set, by name.
         base_url: An OpenAI-compatible endpoint; ``model`` then names the model there.
         api_key: The key for ``base_url``; empty where it needs none.
+        mappings: Names ending in ``.internal`` and where the local home sends their requests.
 
     Returns:
         None where nothing was named and no key exists: the scripted demo model is used then.
@@ -142,7 +148,7 @@ def choose_model(
             by an injected header.
     """
     if base_url:
-        return _compatible(model, base_url, api_key)
+        return _compatible(model, base_url, api_key, mappings or {})
     if not model:
         found = next((p for p in PROVIDERS.values() if keys.get(p.key_variable)), None)
         return None if found is None else _known(found, found.default_model, keys)
@@ -158,7 +164,7 @@ def choose_model(
         known = ", ".join([*PROVIDERS, "demo-model"])
         raise ProviderError(
             f"no model provider {provider_id!r}",
-            next_step=f"name one of {known}, or give any OpenAI-compatible endpoint with --base-url",
+            next_step=f"name one of {known}, or give an OpenAI-compatible endpoint with --base-url",
         )
     return _known(provider, model_id or provider.default_model, keys)
 
@@ -196,13 +202,14 @@ def _known(provider: Provider, model_id: str, keys: Mapping[str, str]) -> ModelC
     )
 
 
-def _compatible(model: str, base_url: str, api_key: str) -> ModelChoice:
-    parts = urlsplit(base_url)
-    host = canonical_host(parts.hostname or "")
-    if parts.scheme != "https" or host is None:
+def _compatible(
+    model: str, base_url: str, api_key: str, mappings: Mapping[str, str]
+) -> ModelChoice:
+    host = _endpoint_host(base_url)
+    if host.endswith(".internal") and host not in mappings:
         raise ProviderError(
-            f"{base_url!r} is not an https address with a host name",
-            next_step="give it as https://HOST/v1, or map a server on this machine to a name",
+            f"{host!r} is mapped to no server",
+            next_step=f"say where it is: OPENCODE_MAGIC_MAP={host}=http://127.0.0.1:11434",
         )
     if not model:
         raise ProviderError("no model was named for the endpoint", next_step="add --model NAME")
@@ -216,8 +223,34 @@ def _compatible(model: str, base_url: str, api_key: str) -> ModelChoice:
         npm="@ai-sdk/openai-compatible",
         header="authorization" if api_key else "",
         header_value=f"Bearer {api_key}" if api_key else "",
+        forward_url=mappings.get(host, ""),
         label=host,
     )
+
+
+def _endpoint_host(base_url: str) -> str:
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    host = canonical_host(parts.hostname or "")
+    has_user = parts.username is not None or parts.password is not None
+    if parts.scheme != "https" or host is None or port not in {None, 443} or has_user:
+        raise ProviderError(
+            f"{clean_address(base_url)!r} is not an https address with a host name",
+            next_step="give it as https://HOST/v1; a server on this machine needs a name: "
+            "OPENCODE_MAGIC_MAP=ollama.internal=http://127.0.0.1:11434 and "
+            "--base-url https://ollama.internal/v1",
+        )
+    return host
+
+
+def clean_address(url: str) -> str:
+    """Give an address without what stands before an ``@``: that may be a password."""
+    scheme, separator, rest = url.rpartition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def _check_key(key: str, name: str) -> None:
