@@ -54,6 +54,11 @@ def clean_line(text: str, *, limit_chars: int = LINE_LIMIT_CHARS) -> str:
     return f"{line[:half]} … {line[-half:]}"
 
 
+def as_sentence(text: str) -> str:
+    """Give text with a full stop where it has no end, so that another sentence can follow."""
+    return text if not text or text[-1] in ".?!…" else f"{text}."
+
+
 class OpencodeMagicError(Exception):
     """The root: everything this package raises on purpose.
 
@@ -73,7 +78,9 @@ class OpencodeMagicError(Exception):
         return str(self.args[0])
 
     def __str__(self) -> str:
-        return f"{self.message} Next: {self.next_step}" if self.next_step else self.message
+        if not self.next_step:
+            return self.message
+        return f"{as_sentence(self.message)} Next: {self.next_step}"
 
     def _render_traceback_(self) -> list[str]:
         """IPython asks for this instead of a traceback: one line, no frames, no locals."""

@@ -60,8 +60,8 @@ def test_an_error_names_the_next_step() -> None:
     """The text holds what happened and what to do next."""
     error = OpencodeMagicError("no sandbox runs", next_step="%opencode_up")
 
-    assert str(error) == "no sandbox runs Next: %opencode_up"
-    assert error._render_traceback_() == ["Error: no sandbox runs Next: %opencode_up"]
+    assert str(error) == "no sandbox runs. Next: %opencode_up"
+    assert error._render_traceback_() == ["Error: no sandbox runs. Next: %opencode_up"]
 
 
 def test_log_lines_are_cleaned() -> None:

@@ -69,7 +69,8 @@ def status_line(status: Status) -> str:
     if status.has_egress_record:
         parts.append(f"{status.egress_allowed} allowed, {status.egress_blocked} blocked")
     if status.turns:
-        parts.append(f"{status.turns} turns, {status.tokens} tokens")
+        turns = "1 turn" if status.turns == 1 else f"{status.turns} turns"
+        parts.append(f"{turns}, {status.tokens} tokens")
     if status.error:
         parts.append(status.error)
     return ", ".join(parts)

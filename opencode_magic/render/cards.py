@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, assert_never
 
+from opencode_magic.errors import as_sentence
 from opencode_magic.render import words
 from opencode_magic.render.shapes import Card, Line, Notice, Row, Span, StepRow, Steps, Table
 from opencode_magic.render.visible import visible_line
@@ -246,6 +247,8 @@ def _trouble(status: Status) -> tuple[Block, ...]:
         next_step = f" Next: {visible_line(status.next_step)}" if status.next_step else ""
         heading = "Not launched:" if _is_half_launched(status) else "Failed:"
         error = visible_line(status.error, limit_chars=600)
+        if next_step:
+            error = as_sentence(error)
         blocks.append(Notice("bad", heading, (Span(f"{error}{next_step}"),)))
     blocks.extend(
         Notice("warn", "Note:", (Span(visible_line(text, limit_chars=600)),))

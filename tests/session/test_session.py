@@ -22,7 +22,7 @@ def test_nothing_is_up_at_first() -> None:
     with pytest.raises(NotLaunchedError) as caught:
         session.prove()
 
-    assert str(caught.value) == "no sandbox is up Next: run %opencode_up"
+    assert str(caught.value) == "no sandbox is up. Next: run %opencode_up"
     assert session.status == Status()
     assert session.down() == DownReport()
 
