@@ -11,7 +11,6 @@ import posixpath
 import select
 import signal
 import threading
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -67,7 +66,7 @@ class Program:
             self._close(child_in, child_out, child_err)
         os.set_blocking(self._in, False)
         self._is_open = {self._in, self._out}
-        self._tail: deque[bytes] = deque(maxlen=STDERR_LIMIT_BYTES // 512)
+        self._complaint = b""
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
 
@@ -100,13 +99,13 @@ class Program:
         return os.read(self._out, CHUNK_BYTES)
 
     def finish(self) -> tuple[int, str]:
-        """Wait for its end; gives the exit code and the last line that it complained with."""
+        """Wait for its end; gives the exit code and the first line that it complained with."""
         self.end_input()
         code = self._child.wait(STALL_TIMEOUT_S)
         self._reader.join(1.0)
-        lines = b"".join(self._tail).decode(errors="replace").strip().splitlines()
+        lines = self._complaint.decode(errors="replace").strip().splitlines()
         self.close()
-        return code, lines[-1] if lines else ""
+        return code, lines[0] if lines else ""
 
     def kill(self) -> None:
         """End it."""
@@ -121,8 +120,9 @@ class Program:
         self._close(*open_now)
 
     def _read_errors(self) -> None:
-        while data := os.read(self._err, 512):
-            self._tail.append(data)
+        while data := os.read(self._err, STDERR_LIMIT_BYTES):
+            if len(self._complaint) < STDERR_LIMIT_BYTES:
+                self._complaint += data
         self._close(self._err)
 
     @staticmethod
