@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 Verdict = Literal["allowed", "blocked"]
-Channel = Literal["dns", "tcp", "udp", "tls", "http", "proxy"]
-"""How the program tried: a name look-up, bare TCP or UDP, TLS by SNI, plain HTTP, or CONNECT."""
+Channel = Literal["dns", "tcp", "udp", "ip", "tls", "http", "proxy"]
+"""How the program tried: a name look-up, bare TCP, UDP or another protocol of IP, TLS by SNI, plain
+HTTP, or CONNECT."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,8 @@ class Front:
 
     def _welcome(self, kind: Kind, sock: socket.socket, source_port: int) -> None:
         sock.settimeout(0)
+        if kind != "dns":
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         arrival = self._arrival(kind, sock, source_port)
         if len(self._waiting) >= WAITING_LIMIT:
             self._drop(next(iter(self._waiting)), REASON_TOO_MANY)

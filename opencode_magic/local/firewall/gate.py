@@ -189,7 +189,6 @@ class Gate:
         if not connection.own(upstream) or wall.is_forbidden(connection):
             wall.finish(connection, "the network policy changed", is_abort=True)
             return
-        arrival.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._relay.add(
             connection,
             arrival.sock,

@@ -16,20 +16,25 @@ from opencode_magic.local.firewall.dns import (
     make_answer,
     parse_query,
 )
-from opencode_magic.local.firewall.packets import SNAP_BYTES, attach_filter, parse_packet
+from opencode_magic.local.firewall.packets import SNAP_BYTES, parse_packet
 from opencode_magic.local.firewall.record import Attempt
 
 if TYPE_CHECKING:
+    from opencode_magic.core.egress import Channel
     from opencode_magic.local.firewall.packets import Packet
     from opencode_magic.local.firewall.wall import Wall
 
 DNS_PORT = 53
 REASON_NO_WAY = "there is no way out on this port"
 REASON_NO_NAME = "not a valid host name"
-SERVED_PORTS = {"tcp": {443, 80, 53}, "udp": {53}}
+REASON_PROTOCOL = "there is no way out for this protocol"
+SERVED_PORTS: dict[str, set[int]] = {"tcp": {443, 80, 53}, "udp": {53}, "ip": set()}
+_CHANNELS: dict[str, Channel] = {"tcp": "tcp", "udp": "udp", "ip": "ip"}
 _DATAGRAMS = 64
 _IP_PKTINFO = 8
+_IPV6_FREEBIND = 78
 _LENGTH_BYTES = 2
+_OUTGOING = 4  # PACKET_OUTGOING of packet(7), which the socket module does not name everywhere
 
 
 class UdpLookups:
@@ -41,6 +46,8 @@ class UdpLookups:
         with contextlib.suppress(OSError):
             if sock.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+                # Answers leave from addresses that no interface has.
+                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
             else:
                 sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
 
@@ -103,15 +110,16 @@ class PacketWatch:
         self._wall = wall
         self._sock = sock
         self._skip = 14 if sock.type == socket.SOCK_RAW else 0
-        attach_filter(sock)
 
     def serve(self) -> None:
         """Record what is waiting."""
         for _ in range(_DATAGRAMS):
             try:
-                data = self._sock.recv(SNAP_BYTES)
+                data, sender = self._sock.recvfrom(SNAP_BYTES)
             except OSError:
                 return
+            if sender[2] == _OUTGOING:
+                continue  # on loopback each packet is seen twice
             packet = parse_packet(data[self._skip :])
             if packet is not None and not _is_served(packet):
                 self._record(packet)
@@ -119,7 +127,8 @@ class PacketWatch:
     def _record(self, packet: Packet) -> None:
         host = self._wall.name_at(packet.address)
         attempt = Attempt(packet.channel, host, packet.port, packet.source_port)
-        _block(self._wall, attempt, REASON_NO_WAY, packet.channel)
+        reason = REASON_PROTOCOL if packet.channel == "ip" else REASON_NO_WAY
+        _block(self._wall, attempt, reason, packet.channel)
 
 
 def record_unlisted(wall: Wall) -> None:
@@ -127,8 +136,8 @@ def record_unlisted(wall: Wall) -> None:
     for group, count in wall.lookup_quota.close_window().items():
         is_allowed = group.startswith("+")
         host = group.removeprefix("+")
-        if host in {"tcp", "udp"}:
-            attempt = Attempt("tcp" if host == "tcp" else "udp", "*", 0)
+        if host in SERVED_PORTS:
+            attempt = Attempt(_CHANNELS[host], "*", 0)
         else:
             attempt = Attempt("dns", f"*.{host}", DNS_PORT)
         reason = f"{count} more attempts of this kind"

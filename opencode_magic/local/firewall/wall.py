@@ -100,7 +100,7 @@ class Wall:
         plain = address.removeprefix("::ffff:") if "." in address else address
         return self.names.name_of(plain) or plain
 
-    def is_forbidden(self, connection: Connection) -> bool:
+    def is_forbidden(self, connection: Connection) -> bool:  # noqa: PLR0911 - one return a kind of connection
         """Whether the policy in force no longer lets a live connection be as it is."""
         policy = self.policy
         if connection.is_by_address:
