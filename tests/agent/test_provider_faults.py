@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from opencode_magic.agent.client import AgentClient
 from opencode_magic.agent.config import ServerOptions
 from opencode_magic.agent.turn import TurnOptions, run_turn
 from opencode_magic.core.prompt import Prompt
@@ -16,7 +17,7 @@ from tests.faults import Answer, Cut, Fault, Garbage, Hang, Silence, fault_proxy
 from tests.scripted import script, scripted_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from opencode_magic.core.conversation import Turn
@@ -139,26 +140,28 @@ def test_a_provider_that_answers_garbage_fails_or_is_asked_again(
     assert turn.state == "done" or turn.error
 
 
-def test_an_unknown_model_is_named(opencode_binary: Path) -> None:
-    """OpenCode answers HTTP 500 without a reason; the reason comes from its event."""
-    with scripted_model() as model:
-        choice = choice_for(model.base_url, model_id="scripted")
-        with running_opencode(opencode_binary, choice) as running:
-            body = {
-                "parts": [{"type": "text", "text": "hi"}],
-                "model": {"providerID": "demo", "modelID": "nope"},
-            }
-            session_id = running.client.create_session("test")
-            running.client.prompt_body = lambda _prompt: body  # type: ignore[method-assign] # a model that no configuration would let through
+class WrongModelClient(AgentClient):
+    """Asks for a model that the configuration does not have."""
 
-            turn = run_turn(
-                running.client,
-                running.reader,
-                session_id,
-                Prompt("hi"),
-                view=RememberingView(),
-                approver=ToldApprover(),
-            )
+    def prompt_body(self, prompt: Prompt) -> Mapping[str, object]:
+        """Name the model."""
+        model = {"providerID": "demo", "modelID": "nope"}
+        return {**super().prompt_body(prompt), "model": model}
+
+
+def test_an_unknown_model_is_named(opencode: Running) -> None:
+    """OpenCode answers HTTP 500 without a reason; the reason comes from its event."""
+    client = WrongModelClient(opencode.url, opencode.password, opencode.place.workspace)
+
+    turn = run_turn(
+        client,
+        opencode.reader,
+        client.create_session("test"),
+        Prompt("hi"),
+        view=RememberingView(),
+        approver=ToldApprover(),
+    )
+    client.close()
 
     assert turn.state == "failed"
     assert turn.error == "OpenCode does not know the model: Model not found: demo/nope."
