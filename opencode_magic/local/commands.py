@@ -211,7 +211,8 @@ class Command:
             self._news.notify_all()
             wakes = list(self._wakes)
         for wake in wakes:
-            wake()
+            with contextlib.suppress(RuntimeError):  # a subscriber's event loop may have closed
+                wake()
 
 
 def _waiting_bytes(fd: int) -> int:

@@ -165,7 +165,9 @@ def test_background_processes_live_on(box: Sandbox) -> None:
     """What a command leaves in the background still runs when the command has ended."""
     _code, text = box.shell("setsid sleep 78 >/dev/null 2>&1 & echo $!")
 
-    assert box.shell(f"cat /proc/{text.strip()}/comm")[1] == "sleep\n"
+    assert eventually(
+        lambda: box.shell(f"cat /proc/{text.strip()}/comm")[1] == "sleep\n", timeout_s=5
+    )
     box.shell(f"kill {text}")
 
 
