@@ -50,7 +50,7 @@ def session(opencode: Running, settings: Settings) -> Iterator[Session]:
     """Give a session that is up, with that OpenCode and a sandbox that is only remembered."""
 
     def start(
-        settings: Settings,  # noqa: ARG001 - the Protocol's
+        settings: Settings,
         *,
         allow_unproven: bool,
         emit: Callable[[StatusEvent], None],
