@@ -55,10 +55,9 @@ def describe(exc: BaseException) -> Fault:
 
 @contextlib.contextmanager
 def as_connection_error() -> Iterator[None]:
-    """Raise what a call to the home raises as one of our errors, with nothing chained to it.
+    """Raise what a call to the home raises as one of our errors.
 
-    A chained exception would carry the SDK's frames, whose locals hold tokens and injected
-    headers.
+    The cause is not shown, and its frames are let go: their locals hold tokens.
     """
     try:
         yield
@@ -66,10 +65,9 @@ def as_connection_error() -> Iterator[None]:
         raise
     except Exception as exc:  # noqa: BLE001 - the SDK's HTTP library raises its own kinds
         fault = describe(exc)
-    else:
-        return
-    kind = CredentialsError if fault.is_credentials else SandboxConnectionError
-    raise kind(fault.message, next_step=fault.next_step)
+        exc.__traceback__ = None
+        kind = CredentialsError if fault.is_credentials else SandboxConnectionError
+        raise kind(fault.message, next_step=fault.next_step) from None
 
 
 def _api_fault(status: int, code: str, said: str) -> Fault:
