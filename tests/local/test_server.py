@@ -1,0 +1,298 @@
+"""The server's life: one per folder, its own end, and what it leaves after any end."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from vercel.sandbox import sync as sdk
+
+from tests.local.servers import LocalServer, processes_with, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+GONE_S = 2.0
+"""After a crash of the server, nothing of a sandbox may be left so long after."""
+
+
+@pytest.fixture
+def tcp_server() -> Iterator[LocalServer]:
+    running = LocalServer.make()
+    running.arguments = ("--tcp", "127.0.0.1:0", "--token-file", str(running.base / "token"))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.close()
+
+
+def launch(server: LocalServer, name: str = "crash") -> None:
+    client = server.client()
+    box = client.create_sandbox(
+        name=name,
+        ports=[4096],
+        persistent=False,
+        execution_time_limit=timedelta(minutes=5),
+        env={"MARK": f"mark-{server.base.name}"},
+    )
+    box.fs.write_text("work.txt", "work")
+    box.create_process("sleep", ["300"])
+    client.close()
+
+
+def running_in(server: LocalServer) -> list[int]:
+    """Everything but the server that knows its folders."""
+    assert server.process is not None
+    return [pid for pid in processes_with(server.base.name) if pid != server.process.pid]
+
+
+def test_only_the_user_may_open_the_socket(server: LocalServer) -> None:
+    """Socket, state file and folders are the user's alone."""
+    modes = {
+        name: stat.S_IMODE((server.base / name).stat().st_mode)
+        for name in ("run", "run/api.sock", "run/server.json", "state")
+    }
+
+    assert modes == {
+        "run": 0o700,
+        "run/api.sock": 0o600,
+        "run/server.json": 0o600,
+        "state": 0o700,
+    }
+
+
+def test_state_file_says_what_runs(server: LocalServer) -> None:
+    """The state file has all that a client needs."""
+    assert server.process is not None
+    assert set(server.state) >= {
+        "pid", "socket", "token", "version", "protocol", "started_ms", "demo_model_url",
+        "opencode_version",
+    }  # fmt: skip
+    assert (server.state["pid"], server.state["protocol"]) == (server.process.pid, 1)
+
+
+def test_second_server_ends_quietly(server: LocalServer) -> None:
+    """A server on a folder that has one leaves it alone and ends with 0."""
+    before = (server.runtime_dir / "server.json").read_bytes()
+    second = server.spawn()
+
+    assert second.wait(20) == 0
+    assert (server.runtime_dir / "server.json").read_bytes() == before
+    assert server.ask("GET", "/local/info").status == 200
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+def test_wrong_token_is_401(server: LocalServer, token: str) -> None:
+    """Who has no token learns nothing, not even which routes there are."""
+    answers = [server.ask("GET", path, token=token) for path in ("/v2/sandboxes", "/nowhere")]
+
+    assert [(answer.status, answer.code) for answer in answers] == [(401, "unauthorized")] * 2
+
+
+def test_idle_server_ends() -> None:
+    """A server that nobody asks ends by itself and removes its socket."""
+    running = LocalServer.make(("--idle-s", "0.4"))
+    running.start()
+    wait_for(lambda: running.is_over, 10)
+    left = sorted(path.name for path in running.runtime_dir.iterdir())
+    running.close()
+
+    assert running.process is not None
+    assert (running.process.returncode, left) == (0, ["server.lock"])
+
+
+def test_server_with_a_sandbox_is_not_idle() -> None:
+    """A sandbox that runs keeps its server."""
+    running = LocalServer.make(("--idle-s", "0.3"))
+    running.start()
+    launch(running)
+    wait_for(lambda: running.is_over, 1.5)
+    is_over = running.is_over
+    running.close()
+
+    assert not is_over
+
+
+def test_terminate_ends_everything(fresh_server: LocalServer) -> None:
+    """On SIGTERM all sandboxes end before the server does; their files stay."""
+    launch(fresh_server)
+    code = fresh_server.terminate()
+    files = list(fresh_server.state_dir.glob("boxes/*/home/work.txt"))
+
+    assert (code, running_in(fresh_server), len(files)) == (0, [], 1)
+
+
+def test_shutdown_over_the_api(fresh_server: LocalServer) -> None:
+    """The server ends when it is asked to."""
+    launch(fresh_server)
+    answer = fresh_server.ask("POST", "/local/shutdown")
+    wait_for(lambda: fresh_server.is_over, 10)
+
+    assert (answer.status, fresh_server.is_over, running_in(fresh_server)) == (200, True, [])
+
+
+def test_crash_leaves_nothing_running(fresh_server: LocalServer) -> None:
+    """After kill -9 of the server its sandboxes end by themselves."""
+    launch(fresh_server)
+    before = running_in(fresh_server)
+    fresh_server.kill()
+    wait_for(lambda: not running_in(fresh_server), GONE_S)
+
+    assert before
+    assert running_in(fresh_server) == []
+
+
+def test_restart_after_a_crash_tells_the_truth(fresh_server: LocalServer) -> None:
+    """A restarted server lists what was there as ended, and keeps its files when it is removed."""
+    launch(fresh_server)
+    fresh_server.kill()
+    fresh_server.start()
+    client = fresh_server.client()
+    found = client.get_sandbox(name="crash")
+    found.destroy()
+    client.close()
+    info = fresh_server.ask("GET", "/local/info").json()
+    kept = info["kept"]
+
+    assert found.status == sdk.SandboxStatus.ABORTED
+    assert running_in_after_start(fresh_server) == []
+    assert isinstance(kept, list)
+    assert [(item["name"], item["files"]) for item in kept] == [("crash", 1)]
+
+
+def running_in_after_start(server: LocalServer) -> list[int]:
+    """Sandboxes' processes, which carry the sandbox's variable; a spare keeper has none."""
+    return processes_with(f"mark-{server.base.name}")
+
+
+def test_persistent_sandbox_survives_a_crash(fresh_server: LocalServer) -> None:
+    """What a persistent sandbox had is there after a crash, with the policy but not the key."""
+    rule = sdk.NetworkPolicyRule(
+        transform=[sdk.NetworkPolicyTransform(headers={"authorization": "Bearer planted-value"})]
+    )
+    policy = sdk.NetworkPolicy.custom(allow={"api.example.com": [rule]})
+    client = fresh_server.client()
+    box = client.create_sandbox(name="lasting", persistent=True, network_policy=policy)
+    box.fs.write_text("work.txt", "work")
+    client.close()
+    fresh_server.kill()
+    fresh_server.start()
+    client = fresh_server.client()
+    again = client.get_sandbox(name="lasting")
+    text, readback = again.fs.read_text("work.txt"), again.network_policy
+    client.close()
+
+    assert (text, readback.allowed_domains if readback else ()) == ("work", ("api.example.com",))
+
+
+def test_disk_and_log_hold_no_secret(fresh_server: LocalServer) -> None:
+    """Injected values, environment values and the token are on no disk but the state file's."""
+    rule = sdk.NetworkPolicyRule(
+        transform=[sdk.NetworkPolicyTransform(headers={"authorization": "Bearer planted-value"})]
+    )
+    client = fresh_server.client()
+    box = client.create_sandbox(
+        name="secrets",
+        persistent=False,
+        network_policy=sdk.NetworkPolicy.custom(allow={"api.example.com": [rule]}),
+        env={"HELD": "planted-variable"},
+    )
+    box.run_process("true", env={"HELD": "planted-variable"})
+    box.destroy()
+    client.close()
+    words = (b"planted-value", b"planted-variable", fresh_server.token.encode())
+    files = [path for path in fresh_server.state_dir.rglob("*") if path.is_file()]
+    found = [path for path in files for word in words if word in path.read_bytes()]
+
+    assert files
+    assert found == []
+
+
+def test_delete_keeps_the_files_unless_discarded(server: LocalServer) -> None:
+    """The agent's files outlive a sandbox, except where the user said otherwise."""
+    for name in ("kept-one", "lost-one"):
+        launch(server, name)
+    first = server.ask("DELETE", "/v2/sandboxes/kept-one").json()["kept"]
+    second = server.ask("DELETE", "/v2/sandboxes/lost-one?discard=true").json()
+
+    assert isinstance(first, dict)
+    assert (first["files"], "kept" in second) == (1, False)
+    assert (server.state_dir / "kept/kept-one/files/work.txt").read_text() == "work"
+    assert not list(server.state_dir.glob("boxes/*"))
+
+
+def test_list_and_stop_commands(fresh_server: LocalServer) -> None:
+    """The command line shows what runs, and ends it."""
+
+    def command(word: str) -> str:
+        argv = [sys.executable, "-m", "opencode_magic.local", word]
+        argv += ["--runtime-dir", str(fresh_server.runtime_dir)]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+    launch(fresh_server)
+    listed = json.loads(command("list"))
+    command("stop")
+    wait_for(lambda: fresh_server.is_over, 10)
+
+    assert [item["name"] for item in listed["sandboxes"]] == ["crash"]
+    assert fresh_server.is_over
+    assert command("list") == "No local server runs.\n"
+
+
+def test_long_socket_path_is_one_clear_line(tmp_path: Path) -> None:
+    """A path that no socket can have is refused with what to do."""
+    deep = tmp_path / ("long-" * 30)
+    argv = [sys.executable, "-m", "opencode_magic.local", "serve"]
+    argv += ["--runtime-dir", str(deep), "--state-dir", str(tmp_path / "state")]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert "OPENCODE_MAGIC_RUNTIME_DIR" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_lost_runtime_folder_ends_the_server(fresh_server: LocalServer) -> None:
+    """A server that nobody can find any more ends."""
+    launch(fresh_server)
+    for path in fresh_server.runtime_dir.iterdir():
+        path.unlink()
+    wait_for(lambda: fresh_server.is_over, 10)
+
+    assert fresh_server.is_over
+    assert running_in(fresh_server) == []
+
+
+def test_cloud_stand_in_has_no_extras(tcp_server: LocalServer) -> None:
+    """Over TCP there are no local routes, and the token is another file's."""
+    token_mode = stat.S_IMODE(os.stat(tcp_server.base / "token").st_mode)  # noqa: PTH116 - the mode alone
+    answer = tcp_server.ask("GET", "/local/info")
+
+    assert (answer.status, answer.code, token_mode) == (404, "not_found", 0o600)
+    assert tcp_server.state["demo_model_url"] == ""
+
+
+def test_cloud_stand_in_refuses_a_way_to_this_machine(tcp_server: LocalServer) -> None:
+    """A forward URL to loopback is refused over TCP."""
+    policy = {"allow": {"demo-model.internal": [{"forwardURL": "http://127.0.0.1:1"}]}}
+    body = {"projectId": "local", "name": "mapped", "networkPolicy": policy}
+    answer = tcp_server.ask("POST", "/v3/sandboxes", body)
+
+    assert (answer.status, answer.code) == (400, "bad_request")
+
+
+def test_cloud_stand_in_runs_sandboxes(tcp_server: LocalServer) -> None:
+    """Over TCP the same calls work, and there is no OpenCode inside."""
+    client = tcp_server.client()
+    with client.create_sandbox(name="far", persistent=False) as box:
+        found = box.run_process("sh", ["-c", "command -v opencode"], capture_output=True)
+    client.close()
+
+    assert (found.returncode, found.stdout) == (127, "")
