@@ -38,10 +38,10 @@ def parse_policy(value: object) -> NetworkPolicy:
     """
     body = _mapping(value, "the network policy")
     mode = body.get("mode")
-    if mode in {"allow-all", "deny-all"}:
+    if mode in ("allow-all", "deny-all"):  # a list: what came may be unhashable
         _only(body, {"mode"}, "a network policy with a mode")
         return NetworkPolicy(mode="allow-all" if mode == "allow-all" else "deny-all")
-    if mode not in {None, "custom"}:
+    if mode not in (None, "custom"):
         msg = f"unknown network policy mode {mode!r}"
         raise PolicyError(msg, next_step="use 'allow-all', 'deny-all', or allowed hosts")
     _only(body, {"mode", "allow", "subnets"}, "the network policy")
@@ -206,6 +206,7 @@ def _parse_networks(value: object, where: str) -> tuple[Network, ...]:
     return tuple(networks)
 
 
+_NO_TEXT = {*range(32), 127} - {9}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -217,7 +218,7 @@ def _header_name(name: str, where: str) -> str:
 
 
 def _header_value(value: object, where: str) -> str:
-    if not isinstance(value, str) or any(char in value for char in "\r\n\0"):
+    if not isinstance(value, str) or any(ord(char) in _NO_TEXT for char in value):
         msg = f"{where}: a header's value must be one line of text"
         raise PolicyError(msg)
     return value

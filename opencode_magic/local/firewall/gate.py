@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import select
-import socket
 import ssl
 import time
 from dataclasses import dataclass, replace
@@ -20,6 +19,8 @@ from opencode_magic.local.firewall.serve import REASON_DISTRUST, HttpService
 from opencode_magic.local.firewall.wall import REASON_TOO_MANY, Wall
 
 if TYPE_CHECKING:
+    import socket
+
     from opencode_magic.core.egress import Channel
     from opencode_magic.core.policy import Decision
     from opencode_magic.local.firewall.head import Authority

@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opencode_magic.core.policy import (
+    REASON_ADDRESS,
+    REASON_DENY_ALL,
+    REASON_NAME,
+    REASON_NOT_LISTED,
+    REASON_SUBNET_DENIED,
+    Decision,
+    FixedResponse,
+    HostRules,
+    Match,
+    Matcher,
+    NetworkPolicy,
+    PairMatcher,
+    Request,
+    Rule,
+    canonical_host,
+    decide,
+    decide_address,
+)
+from opencode_magic.core.policy_wire import parse_pattern, parse_policy, policy_to_wire
+from opencode_magic.errors import PolicyError
+
+label = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
+host = st.lists(label, min_size=2, max_size=4).map(".".join)
+matcher = st.one_of(
+    st.builds(Matcher, st.just("exact"), st.text("abc/", max_size=4)),
+    st.builds(Matcher, st.just("startsWith"), st.text("abc/", max_size=4)),
+    st.builds(Matcher, st.just("regex"), st.sampled_from(["^/v3/", "a+b", "[0-9]$"])),
+)
+pair = st.builds(PairMatcher, st.none() | matcher, st.none() | matcher)
+match = st.builds(
+    Match,
+    path=st.none() | matcher,
+    methods=st.lists(st.sampled_from(["GET", "POST"]), max_size=2).map(tuple),
+    query=st.lists(pair, max_size=1).map(tuple),
+    headers=st.lists(pair, max_size=1).map(tuple),
+)
+action = st.one_of(
+    st.fixed_dictionaries({"headers": st.dictionaries(label, label, max_size=2)}),
+    st.fixed_dictionaries({"forward_url": st.just("http://127.0.0.1:4000")}),
+    st.fixed_dictionaries({"response": st.builds(FixedResponse, st.integers(200, 599))}),
+)
+rule = st.tuples(match, action).map(lambda both: Rule(match=both[0], **both[1]))
+pattern = st.one_of(host, host.map("*.{}".format))
+subnet = st.sampled_from(["10.0.0.0/8", "198.51.100.0/24", "2001:db8::/32", "0.0.0.0/0"])
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> NetworkPolicy:
+    """Give a policy as the wire would bring it."""
+    hosts = draw(st.dictionaries(pattern, st.lists(rule, max_size=3), max_size=4))
+    wire = {
+        "subnets": {
+            "allow": draw(st.lists(subnet, max_size=2)),
+            "deny": draw(st.lists(subnet, max_size=2)),
+        }
+    }
+    parsed = parse_policy(wire)
+    entries = tuple(HostRules(name, tuple(rules)) for name, rules in hosts.items())
+    if not entries and not parsed.subnets_allow:
+        return parsed
+    return NetworkPolicy("custom", entries, parsed.subnets_allow, parsed.subnets_deny)
+
+
+@given(st.text(max_size=60) | host)
+def test_empty_policy_allows_nothing(name: str) -> None:
+    """A policy that names no host lets no name and no address out."""
+    for policy in (NetworkPolicy(), parse_policy({}), parse_policy({"allow": {}})):
+        assert not decide(policy, Request(name)).is_allowed
+        assert not decide_address(policy, name).is_allowed
+
+
+@given(
+    st.one_of(
+        label.map("{}.example.com".format),
+        label.map("example.com.{}".format),
+        label.map("{}example.com".format),
+        label.map("example.com{}".format),
+        st.integers(1, 10).map(lambda cut: "example.com"[cut:]),
+        st.integers(1, 10).map(lambda cut: "example.com"[:-cut]),
+        st.sampled_from(
+            [
+                "\u0435\u0445ample.com",
+                "example.com@evil.test",
+                "example.com#.evil.test",
+                "example.com/evil.test",
+                "example.com:443",
+                "example.com\0.evil.test",
+                "example.com\n",
+                " example.com",
+                "example.com..",
+                ".example.com",
+                "exa mple.com",
+                "xn--example.com",
+                "xn--example-.com",
+                "*.example.com",
+                "example\\.com",
+            ]
+        ),
+    )
+)
+def test_a_host_allows_no_variant_of_itself(name: str) -> None:
+    """``example.com`` allows no longer, shorter, embedded or look-alike name."""
+    policy = parse_policy({"allow": {"example.com": []}})
+
+    assert not decide(policy, Request(name)).is_allowed
+
+
+@pytest.mark.parametrize(
+    "name", ["example.com", "EXAMPLE.com", "example.com.", "example\u3002com", "\uff45xample.com"]
+)
+def test_one_host_has_many_spellings(name: str) -> None:
+    """Case, one trailing dot and compatible characters spell the same host."""
+    policy = parse_policy({"allow": {"example.com": []}})
+
+    assert decide(policy, Request(name)) == Decision(is_allowed=True, reason="allowed host")
+
+
+@given(policies(), host, subnet)
+def test_a_deny_never_allows_more(policy: NetworkPolicy, name: str, denied: str) -> None:
+    """With one more denied subnet, what was blocked stays blocked."""
+    wire = policy_to_wire(policy)
+    subnets = wire.get("subnets", {})
+    assert isinstance(subnets, dict)
+    if policy.mode == "deny-all":
+        wire = {"allow": {}}
+    stricter = parse_policy(
+        {**wire, "subnets": {**subnets, "deny": [*subnets.get("deny", []), denied]}}
+    )
+
+    for address in ("10.1.2.3", "198.51.100.7", "2001:db8::1", "203.0.113.1"):
+        if decide_address(stricter, address).is_allowed:
+            assert decide_address(policy, address).is_allowed
+    assert decide(stricter, Request(name)).is_allowed == decide(policy, Request(name)).is_allowed
+
+
+@given(policies(), st.randoms(), host, st.sampled_from(["/v3/a", "/", "ab9"]))
+def test_the_order_of_keys_does_not_matter(
+    policy: NetworkPolicy, random: object, name: str, path: str
+) -> None:
+    """Whatever the order of the hosts, every request is decided alike."""
+    names = [name, *(entry.pattern.replace("*", "sub") for entry in policy.hosts)]
+    turned = NetworkPolicy(
+        policy.mode, tuple(reversed(policy.hosts)), policy.subnets_allow, policy.subnets_deny
+    )
+
+    for asked in names:
+        request = Request(asked, method="GET", path=path)
+        assert decide(turned, request) == decide(policy, request)
+
+
+@given(policies())
+def test_wire_form_comes_back_equal(policy: NetworkPolicy) -> None:
+    """What is written to private state is read back as the same policy."""
+    assert parse_policy(policy_to_wire(policy)) == policy
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["mode", "allow", "subnets", "match", "transform", "example.com", "deny"]
+                ),
+                inner,
+                max_size=3,
+            )
+        ),
+        max_leaves=8,
+    )
+)
+def test_any_json_is_a_policy_or_a_policy_error(value: object) -> None:
+    """An unparsable policy is an error of its own kind, never an open door or a crash."""
+    try:
+        parsed = parse_policy(value)
+    except PolicyError:
+        return
+    assert parsed.mode != "allow-all" or value == {"mode": "allow-all"}
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_host_or_none(text: str) -> None:
+    """A canonical name is its own canonical name, ASCII and lower case."""
+    name = canonical_host(text)
+
+    assert name is None or (
+        canonical_host(name) == name and name.isascii() and name == name.lower()
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "0x7f000001",
+        "[::1]",
+        "::1",
+        "127.0.0.1.",
+        "\uff11\uff12\uff17.1",
+        "1.2.3.0x",
+    ],
+)
+def test_an_address_is_no_name(name: str) -> None:
+    """An IP literal passes in no spelling, not even where everything is allowed."""
+    assert canonical_host(name) is None
+    decision = decide(NetworkPolicy("allow-all"), Request(name))
+    assert not decision.is_allowed
+    assert decision.reason in {REASON_ADDRESS, REASON_NAME}
+
+
+def test_wildcards_cover_any_depth_but_not_the_parent() -> None:
+    """``*.example.com`` allows names below it and not itself."""
+    policy = parse_policy({"allow": ["*.example.com"]})
+    names = ["a.example.com", "a.b.example.com", "example.com", "aexample.com"]
+
+    assert [decide(policy, Request(name)).is_allowed for name in names] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_the_most_specific_entry_decides() -> None:
+    """An exact entry wins over wildcards, and a longer wildcard over a shorter one."""
+    policy = parse_policy(
+        {"allow": {"*.example.com": [], "*.b.example.com": [], "a.b.example.com": []}}
+    )
+    found = [policy.find(name) for name in ("a.b.example.com", "c.b.example.com", "c.example.com")]
+
+    assert [entry.pattern if entry else "" for entry in found] == [
+        "a.b.example.com",
+        "*.b.example.com",
+        "*.example.com",
+    ]
+
+
+RULES = parse_policy(
+    {
+        "allow": {
+            "api.example.com": [
+                {
+                    "match": {
+                        "path": {"startsWith": "/v3/"},
+                        "method": ["post"],
+                        "queryString": [{"key": "mode", "value": {"regex": "^[ab]$"}}],
+                        "headers": [{"key": "X-Kind", "value": "one"}],
+                    },
+                    "transform": [{"headers": {"Authorization": "Bearer SECRET"}}],
+                },
+                {"match": {"path": "/health"}, "response": {"statusCode": 204}},
+                {"match": {"method": ["DELETE"]}, "forwardURL": "https://gate.example.com"},
+            ]
+        }
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("request_", "index"),
+    [
+        (
+            Request(
+                "api.example.com", 443, "POST", "/v3/x", (("mode", "a"),), (("x-kind", "one"),)
+            ),
+            0,
+        ),
+        (
+            Request(
+                "api.example.com", 443, "POST", "/v3/x", (("mode", "c"),), (("x-kind", "one"),)
+            ),
+            None,
+        ),
+        (Request("api.example.com", 443, "POST", "/v3/x", (("mode", "a"),)), None),
+        (
+            Request(
+                "api.example.com", 443, "POST", "/v2/x", (("mode", "a"),), (("X-Kind", "one"),)
+            ),
+            None,
+        ),
+        (Request("api.example.com", 443, "GET", "/health"), 1),
+        (Request("api.example.com", 443, "DELETE", "/health"), 1),
+        (Request("api.example.com", 443, "DELETE", "/other"), 2),
+        (Request("api.example.com", 443, "GET", "/other"), None),
+    ],
+)
+def test_the_first_rule_that_fits_decides(request_: Request, index: int | None) -> None:
+    """Every part of a matcher must fit; a request that fits no rule passes unchanged."""
+    expected = None if index is None else RULES.hosts[0].rules[index]
+
+    assert decide(RULES, request_) == Decision(
+        is_allowed=True, reason="allowed host", must_terminate=True, rule=expected
+    )
+
+
+def test_deny_all_has_its_own_reason() -> None:
+    """Under deny-all names and addresses are blocked for that reason."""
+    policy = parse_policy({"mode": "deny-all"})
+
+    assert decide(policy, Request("example.com")).reason == REASON_DENY_ALL
+    assert decide_address(policy, "203.0.113.1").reason == REASON_DENY_ALL
+
+
+def test_reasons_tell_a_name_from_an_address() -> None:
+    """An unlisted name, a malformed one and an address are told apart."""
+    policy = parse_policy({"allow": ["example.com"]})
+    reasons = [
+        decide(policy, Request(name)).reason for name in ("example.org", "-x.example", "::1")
+    ]
+
+    assert reasons == [REASON_NOT_LISTED, REASON_NAME, REASON_ADDRESS]
+
+
+def test_a_denied_subnet_wins() -> None:
+    """An address in an allowed and a denied subnet is blocked."""
+    policy = parse_policy({"subnets": {"allow": ["203.0.0.0/8"], "deny": ["203.0.113.0/24"]}})
+
+    assert decide_address(policy, "203.0.114.1").is_allowed
+    assert decide_address(policy, "203.0.113.1").reason == REASON_SUBNET_DENIED
+    assert decide_address(policy, "192.0.2.1").reason == REASON_ADDRESS
+    assert decide_address(policy, "no address").reason == REASON_ADDRESS
+    assert decide_address(parse_policy({"mode": "allow-all"}), "192.0.2.1").is_allowed
+
+
+def test_no_repr_holds_an_injected_value() -> None:
+    """Printing a policy, a rule or a decision never shows a key."""
+    decision = decide(
+        RULES,
+        Request("api.example.com", 443, "POST", "/v3/x", (("mode", "a"),), (("x-kind", "one"),)),
+    )
+
+    assert "SECRET" not in repr(RULES) + repr(decision) + str(RULES.to_readback())
+
+
+def test_read_back_is_redacted() -> None:
+    """The read-back form names headers and never gives their values."""
+    assert RULES.to_readback() == {
+        "mode": "custom",
+        "allowedDomains": ["api.example.com"],
+        "injectionRules": [
+            {
+                "domain": "api.example.com",
+                "headerNames": ["authorization"],
+                "matchDimensions": ["path", "method", "queryString", "headers"],
+            }
+        ],
+        "forwardRules": [{"domain": "api.example.com", "forwardURL": "https://gate.example.com"}],
+        "responseRules": [{"domain": "api.example.com", "statusCode": 204}],
+    }
+    assert NetworkPolicy("allow-all").to_readback() == {"mode": "allow-all"}
+    assert parse_policy(
+        {"subnets": {"allow": ["192.0.2.0/24"], "deny": ["10.0.0.0/8"]}}
+    ).to_readback() == {
+        "mode": "custom",
+        "allowedDomains": [],
+        "allowedCIDRs": ["192.0.2.0/24"],
+        "deniedCIDRs": ["10.0.0.0/8"],
+    }
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        None,
+        [],
+        {"mode": "open"},
+        {"mode": "allow-all", "allow": {}},
+        {"alow": {}},
+        {"allow": "example.com"},
+        {"allow": {"exa mple.com": []}},
+        {"allow": {"*.com": []}},
+        {"allow": {"*": []}},
+        {"allow": {"127.0.0.1": []}},
+        {"allow": {"example.com": [], "EXAMPLE.com.": []}},
+        {"allow": {"example.com": {}}},
+        {"allow": {"example.com": [{}]}},
+        {"allow": {"example.com": [{"forwardURL": "http://x", "response": {"statusCode": 200}}]}},
+        {"allow": {"example.com": [{"forwardURL": 7}]}},
+        {"allow": {"example.com": [{"transform": [{"headers": {"a b": "c"}}]}]}},
+        {"allow": {"example.com": [{"transform": [{"headers": {"a": "c\r\nd: e"}}]}]}},
+        {"allow": {"example.com": [{"transform": [{"headers": {"a": "c\x01"}}]}]}},
+        {"allow": {"example.com": [{"transform": [{"header": {}}]}]}},
+        {"allow": {"example.com": [{"response": {"statusCode": 99}}]}},
+        {"allow": {"example.com": [{"response": {"statusCode": True}}]}},
+        {"allow": {"example.com": [{"match": {"path": {"regex": "("}}, "forwardURL": "http://x"}]}},
+        {
+            "allow": {
+                "example.com": [
+                    {"match": {"path": {"regex": "a", "exact": "b"}}, "forwardURL": "http://x"}
+                ]
+            }
+        },
+        {"allow": {"example.com": [{"match": {"verb": ["GET"]}, "forwardURL": "http://x"}]}},
+        {"subnets": {"deny": ["10.0.0.0/64"]}},
+        {"subnets": {"block": []}},
+    ],
+)
+def test_malformed_policies_are_refused(wire: object) -> None:
+    """Everything unknown or malformed is an error."""
+    with pytest.raises(PolicyError):
+        parse_policy(wire)
+
+
+def test_an_error_repeats_no_header_value() -> None:
+    """A malformed injected value is reported by its place, not by what it is."""
+    wire = {"allow": {"example.com": [{"transform": [{"headers": {"x-key": "SECRET\n"}}]}]}}
+
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(wire)
+
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_pattern_is_made_canonical() -> None:
+    """Patterns are kept in the one form that names are compared in."""
+    assert parse_pattern("*.Bücher.Example.") == "*.xn--bcher-kva.example"
