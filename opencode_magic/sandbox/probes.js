@@ -10,20 +10,45 @@ const path = require("node:path");
 const say = (probe, fields) => process.stdout.write(JSON.stringify({ probe, ...fields }) + "\n");
 const elapsed = (start) => (Date.now() - start) / 1000;
 
-// The model's host: any HTTP status over verified TLS is an answer.
+// The model's host: any HTTP status over verified TLS is an answer. Asked by hand and not with
+// fetch, so that the source ports of this probe are known.
 async function askModel() {
   const start = Date.now();
-  try {
-    const answer = await fetch(`https://${PLAN.model}/`, {
-      redirect: "manual",
-      signal: AbortSignal.timeout(PLAN.modelTimeoutMs),
-    });
-    say("model", { seen: "answered", status: answer.status, s: elapsed(start) });
-    answer.body?.cancel().catch(() => {});
-  } catch (error) {
-    const detail = error.code || error.cause?.code || error.name || String(error);
-    say("model", { seen: "no answer", detail, s: elapsed(start) });
+  const asked = await askName(PLAN.model);
+  const ports = [asked.port];
+  if (!asked.address) {
+    say("model", { seen: "no answer", detail: asked.detail, ports, s: elapsed(start) });
+    return;
   }
+  const answer = await new Promise((resolve) => {
+    const timer = setTimeout(() => finish({ detail: "no answer in time" }), PLAN.modelTimeoutMs);
+    const raw = net.connect({ host: asked.address, port: 443 });
+    const finish = (result) => {
+      clearTimeout(timer);
+      raw.destroy();
+      resolve(result);
+    };
+    raw.on("error", (error) => finish({ detail: error.code || String(error) }));
+    raw.on("connect", () => {
+      ports.push(raw.localPort);
+      const secure = tls.connect({ socket: raw, servername: PLAN.model });
+      let head = "";
+      secure.on("error", (error) => finish({ detail: error.code || String(error) }));
+      secure.on("close", () => finish({ detail: "closed without an answer" }));
+      secure.on("secureConnect", () => {
+        const verified = secure.authorized ? "" : String(secure.authorizationError || "");
+        if (verified) return finish({ detail: verified });
+        secure.write(`GET / HTTP/1.1\r\nhost: ${PLAN.model}\r\nconnection: close\r\n\r\n`);
+      });
+      secure.on("data", (data) => {
+        head += data.toString("latin1");
+        const status = head.match(/^HTTP\/1\.[01] (\d{3})/)?.[1];
+        if (status) finish({ status: Number(status) });
+      });
+    });
+  });
+  const seen = answer.status ? "answered" : "no answer";
+  say("model", { seen, ...answer, ports, s: elapsed(start) });
 }
 
 // One DNS question from a socket of our own, so that its source port names it.

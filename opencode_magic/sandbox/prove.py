@@ -93,6 +93,7 @@ class Prover:
             _model_probe(self.model_host, answers.get("model")),
             *self._refusals(plan, answers, judge),
         ]
+        judge.note_model(answers.get("model"))
         if self.is_key_outside:
             probes.append(_key_probe(self.key_scan, answers.get("key")))
         duration_s = time.monotonic() - started
@@ -179,6 +180,9 @@ class _Judge:
     ) -> tuple[Seen, str, bool]:
         raise NotImplementedError
 
+    def note_model(self, answer: Mapping[str, object] | None) -> None:
+        """Learn which records the question to the model's host caused."""
+
     def own_seqs(self) -> frozenset[int]:
         return frozenset()
 
@@ -203,8 +207,27 @@ class _RecordJudge(_Judge):
             return "got through", f"record {record.record_id}: allowed", False
         return "refused", f"record {record.record_id}: {_in_words(record)}", True
 
+    def note_model(self, answer: Mapping[str, object] | None) -> None:
+        """Learn which records the question to the model's host caused."""
+        ports = answer.get("ports") if answer is not None else None
+        if not isinstance(ports, list):
+            return
+        self._records = self._local.egress(self._session_id, self._last_seq)
+        for record in self._records:
+            if record.source_port and record.source_port in ports:
+                self._claim(record)
+
     def own_seqs(self) -> frozenset[int]:
         return frozenset(self._own)
+
+    def _claim(self, record: EgressRecord) -> None:
+        """Note a record as ours, with all others of its connection."""
+        self._own.add(record.seq)
+        if record.connection:
+            stem = record.connection.partition(".")[0]
+            self._own.update(
+                other.seq for other in self._records if other.connection.partition(".")[0] == stem
+            )
 
     def _find(
         self, name: str, answer: Mapping[str, object], plan: Mapping[str, object]
@@ -218,12 +241,7 @@ class _RecordJudge(_Judge):
                 if name == "port":
                     is_own = record.port == plan["port"] and record.host == plan["address"]
                 if is_own and not record.is_end:
-                    self._own.update(
-                        other.seq
-                        for other in self._records
-                        if other.seq == record.seq
-                        or (other.connection and other.connection == record.connection)
-                    )
+                    self._claim(record)
                     return record
             if time.monotonic() > deadline:
                 return None

@@ -58,8 +58,8 @@ LABELS = {
     "binary": f"OpenCode {VERSION}",
     "create": "Sandbox created, locked from the start",
     "configure": "Configured",
-    "serve": "Agent server started",
-    "prove": "Wall proven",
+    "serve": "Agent server",
+    "prove": "Prove the wall",
 }
 _ORDER = {
     "local": ("binary", "create", "configure", "serve", "prove"),
@@ -351,7 +351,7 @@ class Steps:
             proving = _Proving(self._prover(place), self._feed)
             proving.start()
             version = self._wait_healthy(url)
-            note.detail = version
+            note.detail = "healthy"
         return proving, url, version
 
     def _wait_healthy(self, url: str) -> str:
