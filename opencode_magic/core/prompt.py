@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from opencode_magic.core.stored import without_surrogates
 from opencode_magic.errors import PromptError
 
 LARGEST_PROMPT_BYTES = 20_000_000
@@ -48,7 +49,7 @@ def parse_prompt(cell: str, *, limit_bytes: int = LARGEST_PROMPT_BYTES) -> Promp
     text = cell.strip("\r\n")
     if not text.strip():
         raise PromptError("the prompt is empty", next_step="write it below the %%ask line")
-    prompt = Prompt(text.encode("utf-8", "replace").decode() if _has_surrogate(text) else text)
+    prompt = Prompt(without_surrogates(text))
     size_bytes = prompt.size_bytes
     if size_bytes > limit_bytes:
         raise PromptError(
@@ -56,7 +57,3 @@ def parse_prompt(cell: str, *, limit_bytes: int = LARGEST_PROMPT_BYTES) -> Promp
             next_step="write the text to a file in the workspace and name the file in the prompt",
         )
     return prompt
-
-
-def _has_surrogate(text: str) -> bool:
-    return not text.isascii() and re.search("[\ud800-\udfff]", text) is not None

@@ -6,6 +6,7 @@ Source: OpenCode 1.18.33's ``/session/{id}/message`` and the properties of its e
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 from opencode_magic.core.parts import (
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from opencode_magic.core.parts import Part
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 LARGEST_NUMBER = 2**53
 
 
@@ -42,9 +45,14 @@ def as_list(value: object) -> Sequence[object]:
 
 def as_text(value: object) -> str:
     """Give a JSON string; an empty one for anything else. Half surrogate pairs are replaced."""
-    if not isinstance(value, str):
-        return ""
-    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    return without_surrogates(value) if isinstance(value, str) else ""
+
+
+def without_surrogates(text: str) -> str:
+    """Give text that can be encoded: half surrogate pairs become U+FFFD."""
+    if text.isascii():
+        return text
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def as_int(value: object) -> int:
