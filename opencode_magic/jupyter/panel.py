@@ -56,7 +56,8 @@ class Panel:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.way = way or choose_way(shell)
-        self._shell = shell
+        # Kept, for under %%capture the shell's is another: a later cell must not swallow updates.
+        self._publisher: Publisher | None = None if shell is None else shell.display_pub
         self._now_ms = now_ms
         self._actions = actions
         self._display_id = f"opencode-magic-{uuid.uuid4().hex}"
@@ -72,11 +73,11 @@ class Panel:
         settled = _settled_state(status)
         if self.way == "frames":
             self._fill()
-            if not self._is_shown or settled != self._settled:
+            if not self._is_shown or settled not in {None, self._settled}:
                 self._publish()
         elif settled is not None and settled != self._settled and not self._is_once_shown():
             self._publish()
-        self._settled = settled
+        self._settled = settled or self._settled
 
     def show_here(self, status: Status) -> None:
         """Show the status under the running cell, and from now on there.
@@ -134,13 +135,12 @@ class Panel:
 
     def _publish(self) -> None:
         data = self._repr_mimebundle_()
-        if self._shell is None or self.way == "lines":
+        if self._publisher is None or self.way == "lines":
             print(data["text/plain"])  # noqa: T201 - a terminal's way to show it
         else:
-            publisher: Publisher = self._shell.display_pub
             transient: dict[str, object]
             transient = {"display_id": self._display_id} if self.way == "frames" else {}
-            publisher.publish(data, {}, transient=transient, update=self._is_shown)
+            self._publisher.publish(data, {}, transient=transient, update=self._is_shown)
         self._is_shown = True
 
     def _press(self, action: Callable[[], object]) -> None:

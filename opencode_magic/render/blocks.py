@@ -13,7 +13,7 @@ from opencode_magic.core.parts import (
     TextPart,
     ToolPart,
 )
-from opencode_magic.errors import OpencodeMagicError, SandboxLaunchError
+from opencode_magic.errors import OpencodeMagicError, SandboxLaunchError, as_sentence
 from opencode_magic.render import words
 from opencode_magic.render.cards import (
     doctor_blocks,
@@ -88,6 +88,7 @@ def error_blocks(error: BaseException) -> tuple[Block, ...]:
         return (Notice("bad", f"{kind}:", (Span(visible_line(str(error), limit_chars=600)),)),)
     line = _with_commands(error.message)
     if error.next_step:
+        line = _with_commands(as_sentence(error.message))
         line += (Span(" Next: "), *_with_commands(error.next_step))
     notice = Notice("bad", f"{error.heading}:", line)
     if not (isinstance(error, SandboxLaunchError) and error.log_lines):
@@ -100,7 +101,7 @@ def error_blocks(error: BaseException) -> tuple[Block, ...]:
 def permission_blocks(request: PermissionRequest) -> tuple[Block, ...]:
     """Give what the agent asks leave for."""
     asked = visible_line(request.permission, limit_chars=40)
-    left = (Span("May it?", "warn", "pill"), Span(asked, form="strong"), Span(" wants to run"))
+    left = (Span("May it?", "warn", "pill"), Span(asked, form="strong"), Span("wants to run"))
     patterns = "\n".join(request.patterns[:20])
     row = Row(left, (Span("no answer means no", "muted"),))
     return (Card((row, Code(shorten(patterns, limit_chars=2_000)))) if patterns else Card((row,)),)
@@ -118,7 +119,7 @@ def _part_blocks(part: Part, turn: Turn, *, is_final: bool) -> Iterator[Block]:
             yield tool_fold(part, turn.receipt, with_body=is_final)
         case FilePart():
             name = visible_line(part.filename or part.mime, limit_chars=120)
-            yield Row((Span("file ", "muted"), Span(name, form="code")))
+            yield Row((Span("file", "muted"), Span(name, form="code")))
         case PatchPart():
             if part.files:
                 yield _patch(part)
@@ -140,9 +141,8 @@ def _reasoning(part: ReasoningPart, *, with_body: bool) -> Fold:
 def _patch(part: PatchPart) -> Row:
     names = [visible_line(name.rsplit("/", 1)[-1], limit_chars=60) for name in part.files[:5]]
     more = len(part.files) - len(names)
-    line: list[Span] = [Span("changed ", "muted")]
-    for name in names:
-        line += [Span(name, form="code"), Span(" ")]
+    line: list[Span] = [Span("changed", "muted")]
+    line += [Span(name, form="code") for name in names]
     if more:
         line.append(Span(f"and {more} more", "muted"))
     return Row(tuple(line))

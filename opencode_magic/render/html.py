@@ -103,13 +103,16 @@ class _Writer:
         return f'<details{is_open} style="{style.FOLD}">{summary}{body}</details>'
 
     def _card(self, card: Card) -> str:
-        inner = []
+        rows = []
         for index, block in enumerate(card.blocks):
-            line = style.ROW_LINE if index else ""
-            inner.append(
-                f'<div style="{line}">{self.block(block)}</div>' if line else self.block(block)
-            )
-        return f'<div style="{style.CARD}">{"".join(inner)}</div>'
+            declarations = (style.ROW_LINE if index else "") + _padding(block)
+            rows.append(f'<div style="{declarations}">{self.block(block)}</div>')
+        inner = "".join(rows)
+        return f'<div style="{style.CARD}">{inner}</div>'
+
+
+def _padding(block: Block) -> str:
+    return style.INSET if isinstance(block, Code) else ""
 
 
 def _sides(left: Line, right: Line) -> str:
@@ -139,6 +142,8 @@ def _span(span: Span) -> str:
             return f'<span style="{style.PILL}{style.wash(span.tone)}{tone}">{text}</span>'
         case "code":
             return f'<code style="{style.CHIP}{tone}">{text}</code>'
+        case "mono":
+            return f'<span style="{style.TOOL}{tone}">{text}</span>'
         case "tool":
             return f'<strong style="{style.TOOL}{tone}">{text}</strong>'
         case "strong":

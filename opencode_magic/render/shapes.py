@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Tone = Literal["plain", "muted", "good", "warn", "bad", "active"]
-Form = Literal["text", "strong", "code", "tool", "pill"]
+Form = Literal["text", "strong", "code", "mono", "tool", "pill"]
 
 
 @dataclass(frozen=True, slots=True)

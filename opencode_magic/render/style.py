@@ -76,6 +76,7 @@ STEP = "display:flex;gap:8px;align-items:baseline;"
 MARK = "width:14px;text-align:center;"
 TRACK = f"background-color:{_LINE};height:4px;border-radius:2px;margin-top:9px;overflow:hidden;"
 FILL = "height:4px;border-radius:2px;"
+INSET = "padding:2px 12px;"
 PILL = "border-radius:9px;padding:1px 8px;font-weight:600;"
 CHIP = (
     "background-color:rgba(128,128,128,.13);border-radius:4px;padding:1px 5px;font-size:12px;"

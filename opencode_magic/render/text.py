@@ -37,8 +37,7 @@ def render_text(blocks: Sequence[Block]) -> str:
 def _lines(blocks: Sequence[Block]) -> list[str]:
     lines: list[str] = []
     for block in blocks:
-        wants_space = isinstance(block, Prose | Footer) and lines and lines[-1]
-        if wants_space or (lines and isinstance(block, Card)):
+        if isinstance(block, Prose | Footer | Card) and lines and lines[-1]:
             lines.append("")
         lines.extend(_block_lines(block))
         if isinstance(block, Prose):
@@ -55,7 +54,7 @@ def _block_lines(block: Block) -> list[str]:  # noqa: PLR0911 - one arm a kind o
         case Code():
             return ["    " + line for line in visible_text(block.text).split("\n")]
         case Row():
-            return [_two_sides(_words(block.left), _words(block.right))]
+            return [_two_sides(_row(block.left), _words(block.right))]
         case Steps():
             return [_step(item.mark, item.label, item.detail, item.right) for item in block.items]
         case Fold():
@@ -73,6 +72,16 @@ def _block_lines(block: Block) -> list[str]:  # noqa: PLR0911 - one arm a kind o
             return _lines(block.blocks)
         case _ as never:
             assert_never(never)
+
+
+def _row(line: Line) -> str:
+    """Give the spans of a row, each label close to what it names."""
+    text = ""
+    for index, span in enumerate(line):
+        before = line[index - 1] if index else span
+        is_labelled = before.tone == "muted" and before.text[:1].isupper()
+        text += ("" if not index else " " if is_labelled else "  ") + _span(span)
+    return text
 
 
 def _words(line: Line, *, gap: str = " ") -> str:

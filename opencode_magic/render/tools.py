@@ -76,11 +76,11 @@ def _what(tool: ToolPart) -> Line:
     for key in _MAIN_INPUT.get(tool.tool, ()):
         value = tool.input.get(key)
         if isinstance(value, str) and value.strip():
-            return (Span(_first_line(value), form="code"),)
+            return (Span(_first_line(value), form="mono"),)
     if tool.title:
         return (Span(visible_line(tool.title, limit_chars=120)),)
     texts = [value for value in tool.input.values() if isinstance(value, str) and value.strip()]
-    return (Span(_first_line(texts[0]), form="code"),) if texts else ()
+    return (Span(_first_line(texts[0]), form="mono"),) if texts else ()
 
 
 def _first_line(text: str) -> str:

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+
+from opencode_magic.render import html
+from opencode_magic.render.html import render_html
+from opencode_magic.render.shapes import (
+    Card,
+    Code,
+    Fold,
+    Form,
+    Notice,
+    Prose,
+    Row,
+    Span,
+    Steps,
+)
+from opencode_magic.render.wall import is_inert
+
+FORMS: tuple[Form, ...] = ("text", "strong", "code", "mono", "tool", "pill")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_span(form: Form) -> None:
+    """Text is escaped in every form."""
+    shown = render_html((Row((Span("<x>", form=form),), (Span("&", "warn", form),)),))
+
+    assert is_inert(shown)
+    assert "&lt;x&gt;" in shown
+    assert "&amp;" in shown
+
+
+def test_fold() -> None:
+    """A fold without a body has nothing to open."""
+    empty = render_html((Fold((Span("a"),)),))
+    folded = render_html((Fold((Span("a"),), body=(Code("b"),)),))
+    opened = render_html((Fold((Span("a"),), body=(Code("b"),), is_open=True),))
+
+    assert "<details" not in empty
+    assert "<details style" in folded
+    assert "<details open style" in opened
+
+
+def test_prose() -> None:
+    """A view can bring its own way to write what still grows."""
+    assert "<em>a</em>" in render_html((Prose("*a*"),))
+    assert "own" in render_html((Prose("*a*"),), prose=lambda _prose: "own")
+
+
+def test_second_wall() -> None:
+    """Where anything is written that is not listed, the blocks are shown as plain text."""
+    shown = render_html((Prose("*a*"), Code("b")), prose=lambda _prose: "<script>x</script>")
+
+    assert is_inert(shown)
+    assert "script" not in shown
+    assert "*a*\n\n    b" in shown
+
+
+def test_notice() -> None:
+    """A notice without a heading is its sentence."""
+    assert render_html((Notice("muted", "", (Span("a"),)),)).endswith(">a</div></div>")
+
+
+def test_steps_without_bar() -> None:
+    """Steps that are over have no bar."""
+    assert "height:4px" not in render_html((Steps(()),))
+    assert "width:100%;" in render_html((Steps((), 1.5),))
+
+
+def test_card_lines() -> None:
+    """Rows of a card are kept apart by a line."""
+    row = Row((Span("a"),))
+
+    assert render_html((Card((row, row, row)),)).count("border-top:1px") == 2
+
+
+def test_one_budget() -> None:
+    """All code of one output is coloured from one budget."""
+    writer = html._Writer(html._whole)
+    before = writer._budget.left_chars
+    writer.blocks((Code("x = 1", "python"), Code("x = 1", "python")))
+
+    assert writer._budget.left_chars == before - 10

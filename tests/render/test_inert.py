@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from opencode_magic.render import inert, style
+from opencode_magic.render.inert import markdown_html, plain_html
+from opencode_magic.render.wall import is_inert
+
+STYLE = re.compile(r' style="[^"]*"')
+
+
+def _bare(text: str) -> str:
+    """Give the HTML without its styles."""
+    return STYLE.sub("", markdown_html(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("a\nb  \nc", "<p>a\nb<br>c</p>"),
+        (
+            "# A\n\n###### B",
+            '<p role="heading" aria-level="1">A</p><p role="heading" aria-level="6">B</p>',
+        ),
+        ("*a* **b** ~~c~~ `d`", "<p><em>a</em> <strong>b</strong> <s>c</s> <code>d</code></p>"),
+        ("> a", "<blockquote><p>a</p></blockquote>"),
+        ("- a\n- b", "<ul><li>a\n</li><li>b\n</li></ul>"),
+        ("3. a", '<ol start="3"><li>a\n</li></ol>'),
+        ("---", "<hr>"),
+        ("    a < b", "<pre>a &lt; b</pre>"),
+        ("```\na\n```", "<pre>a</pre>"),
+        ("```mermaid\na\n```", "<pre>a</pre>"),
+        (
+            "|a|b|\n|-|-|\n|1|2|",
+            "<table><thead><tr><th>a</th><th>b</th></tr></thead>"  # noqa: ISC004 - one text
+            "<tbody><tr><td>1</td><td>2</td></tr></tbody></table>",
+        ),
+        ("<b>x</b>", "<p>&lt;b&gt;x&lt;/b&gt;</p>"),
+        (
+            "![a](https://example.com/x.png)",
+            "<p><span>image not loaded: a (example.com)</span></p>",
+        ),
+        ("![](x.png)", "<p><span>image not loaded (no host)</span></p>"),
+        ("[a](/x)", "<p><span>a</span><span> (/x)</span></p>"),
+        ("[/x](/x)", "<p><span>/x</span></p>"),
+        (
+            "[*a*](http://localhost:1/)",
+            "<p><span><em>a</em></span><span> (http://localhost:1/)</span></p>",
+        ),
+        ("", ""),
+    ],
+)
+def test_markdown(text: str, html: str) -> None:
+    """Each kind of Markdown becomes the plain element it means, or text."""
+    assert _bare(text) == html
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "after"),
+    [
+        ("[a](https://example.com)", "a", " (example.com)"),
+        ("<https://example.com>", "https://example.com", ""),
+        ("[example.com](https://example.com)", "example.com", ""),
+        ("<a@example.com>", "a@example.com", ""),
+        ("[good.example](https://evil.example)", "good.example", " (evil.example)"),
+    ],
+)
+def test_link(text: str, label: str, after: str) -> None:
+    """A link names the host that it leads to, unless its own text does."""
+    html = _bare(text)
+
+    hint = f"<span>{after}</span>" if after else ""
+    assert html.endswith(
+        f' target="_blank" rel="noopener noreferrer nofollow">{label}</a>{hint}</p>'
+    )
+
+
+def test_table_sides() -> None:
+    """A column keeps the side that it was given."""
+    html = markdown_html("|a|b|c|\n|:-|:-:|-:|\n")
+
+    assert re.findall(r"text-align:(\w+);", html) == ["left", "center", "right"]
+
+
+def test_code_is_coloured() -> None:
+    """A fence in a known language is coloured."""
+    assert style.code_colour("keyword") in markdown_html("```python\nimport os\n```")
+
+
+def test_plain() -> None:
+    """Plain text keeps its lines; nothing gives nothing."""
+    assert STYLE.sub("", plain_html("a\n<b>")) == "<div>a\n&lt;b&gt;</div>"
+    assert plain_html("") == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * (inert.PARAGRAPH_LIMIT_CHARS + 1),
+        "[" * (inert.MARKS_LIMIT + 1),
+        "> " * 30 + "x",
+        "- a\n" * 30_000,
+    ],
+)
+def test_odd_text_is_plain(text: str) -> None:
+    """Text that would cost more than its length is shown as it stands."""
+    assert markdown_html(text) == plain_html(text)
+
+
+def test_unlisted_html_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the renderer fails and writes what is not listed, the wall gives plain text."""
+    monkeypatch.setitem(inert._SIMPLE_TAGS, "paragraph", ("script", ""))
+
+    assert markdown_html("a") == plain_html("a")
+
+
+def test_unknown_token_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that this version of the reader is not known to make is shown as its text."""
+    monkeypatch.setattr(inert, "_reader", MarkdownIt("commonmark"))
+
+    assert markdown_html("<b>x</b>\n\n<div>y</div>") == (
+        f'<p style="{style.PARAGRAPH}">&lt;b&gt;x&lt;/b&gt;</p>&lt;div&gt;y&lt;/div&gt;'
+    )
+
+
+def test_long_text_keeps_its_ends() -> None:
+    """Of text beyond the limit the middle is left out."""
+    html = markdown_html("a" + "b" * inert.REPLY_LIMIT_CHARS + "c")
+
+    assert len(html) < inert.REPLY_LIMIT_CHARS + 200
+    assert " … " in html
+    assert html.endswith("bc</div>")
+
+
+def test_long_markdown_is_chunked() -> None:
+    """A long reply is rendered in full."""
+    html = markdown_html("**a** b\n\n" * 20_000)
+
+    assert html.count("<strong>a</strong>") == 20_000
+
+
+@pytest.mark.parametrize(
+    "piece", ["Some **bold** words.\n\n", "- a\n", "```python\nx = 1\n```\n\n", "x", "[", "| a |\n"]
+)
+def test_time_is_linear(piece: str) -> None:
+    """Four times the text takes at most about four times as long."""
+
+    def measure(length: int) -> float:
+        text = piece * (length // len(piece))
+        started = time.process_time()
+        markdown_html(text)
+        return time.process_time() - started
+
+    measure(20_000)
+    small = min(measure(50_000) for _ in range(2))
+    large = min(measure(200_000) for _ in range(2))
+
+    assert large < 8 * small + 0.2
+
+
+@settings(max_examples=200)
+@given(st.text("ab <>[]()!*_`~#|-:\\$\"'&;=\n\t/.x1", max_size=200))
+def test_always_inert(text: str) -> None:
+    """Whatever comes, the result passes the wall without its help."""
+    html = "".join(inert._blocks_html(inert._reader.parse(text), inert.Budget()))
+
+    assert is_inert(html)
