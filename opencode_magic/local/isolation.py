@@ -18,16 +18,21 @@ SECCOMP_FD = 201
 ARGUMENTS_FD = 202
 
 _MASKED_IN_PROC = (
+    "cmdline",
+    "iomem",
+    "ioports",
     "kcore",
     "keys",
     "key-users",
     "kallsyms",
     "kmsg",
+    "kpagecgroup",
     "kpagecount",
     "kpageflags",
     "latency_stats",
     "modules",
     "mtrr",
+    "pagetypeinfo",
     "sched_debug",
     "slabinfo",
     "sysrq-trigger",

@@ -50,7 +50,7 @@ def test_all_is_well_on_a_good_machine() -> None:
 
 @pytest.mark.parametrize("system", ["Darwin", "Windows"])
 def test_another_system_is_sent_to_the_cloud(system: str) -> None:
-    """A Mac or Windows machine gets one line: the local home needs Linux, the cloud home does not."""
+    """A Mac or Windows machine gets one line: only the cloud home works there."""
     (check,) = judge(Host(system=system))
 
     assert check.state == "blocked"
