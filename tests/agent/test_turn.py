@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
+import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -218,6 +221,26 @@ def test_interrupt_stops_the_turn_on_the_server(
     assert ask(opencode, session_id, script("say Next.")).text == "Next."
 
 
+def test_a_real_interrupt_arrives_while_nothing_comes(opencode: Running, session_id: str) -> None:
+    """SIGINT reaches the waiting main thread at once, also while the model is silent."""
+    sent: list[float] = []
+
+    def interrupt() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    ask(opencode, session_id, script("say Warm."))
+    view = RememberingView()
+    timer = threading.Timer(0.7, interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        ask(opencode, session_id, script("say One.", "bash sleep 20", "say No."), view=view)
+
+    assert time.monotonic() - sent[0] < 3
+    assert (view.last.state, view.last.text) == ("stopped", "One.")
+    timer.join()
+
+
 def test_interrupt_ends_a_running_command(opencode: Running, session_id: str) -> None:
     """A command that sleeps is stopped within a second or two."""
     stop = threading.Event()
@@ -282,3 +305,31 @@ def test_a_budget_ends_the_turn(opencode: Running, session_id: str) -> None:
     assert turn.state == "failed"
     assert turn.error == "the turn took longer than its limit of 0.5 s"
     assert session_id not in opencode.client.busy_sessions()
+
+
+def test_a_sub_agent_is_part_of_the_turn(opencode: Running, session_id: str) -> None:
+    """What a sub-agent asks leave for is asked here; its end is not the turn's end."""
+    task = {
+        "description": "Write a file",
+        "prompt": script("write sub.txt x", "say Sub is done."),
+        "subagent_type": "general",
+    }
+    approver = ToldApprover(PermissionReply("once"))
+
+    turn = ask(
+        opencode, session_id, script(f"tool task {json.dumps(task)}", "results"), approver=approver
+    )
+
+    assert (turn.state, [tool.tool for tool in turn.tools]) == ("done", ["task"])
+    assert "Sub is done." in turn.text
+    assert [request.permission for request in approver.asked] == ["edit"]
+    assert approver.asked[0].session_id != session_id
+
+
+def test_a_compaction_does_not_hide_the_answer(opencode: Running, session_id: str) -> None:
+    """The POST returns only what was said after the compaction; the turn has the answer too."""
+    turn = ask(opencode, session_id, script("usage 199000", "say The real answer."))
+
+    assert turn.state == "done"
+    assert turn.text.startswith("The real answer.")
+    assert not any(message.is_summary for message in turn.messages)
