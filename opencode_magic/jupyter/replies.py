@@ -9,6 +9,7 @@ from opencode_magic.jupyter.approval import RefusingApprover, choose_approver
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Callable
 
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from opencode_magic.session.session import Session
 
 
-class ReplyDisplay:
+class Replies:
     """Runs asks in one shell. ``cell_count`` tells one run of a cell from the next."""
 
     def __init__(self, shell: InteractiveShell) -> None:
@@ -45,15 +46,16 @@ class ReplyDisplay:
             view=CellView(self._shell),
             approver=choose_approver(self._shell) if asks else RefusingApprover(),
             keep=lambda reply: self._keep(reply, given.out),
-            shower=self._shower(),
+            shower=self.shower(),
         )
+
+    def shower(self) -> Callable[[Reply], None]:
+        """Give how a reply that is made now shows itself."""
+        return _Shower(self, self.cell_count)
 
     def _keep(self, reply: Reply, name: str | None) -> None:
         if name is not None:
             self._shell.push({name: reply})
-
-    def _shower(self) -> _Shower:
-        return _Shower(self, self.cell_count)
 
     def _count(self, _info: object = None) -> None:
         self.cell_count += 1
@@ -62,7 +64,7 @@ class ReplyDisplay:
 class _Shower:
     """Shows a reply: nothing in the cell that streamed it, its whole card anywhere else."""
 
-    def __init__(self, replies: ReplyDisplay, cell_count: int) -> None:
+    def __init__(self, replies: Replies, cell_count: int) -> None:
         self._replies = replies
         self._cell_count = cell_count
 

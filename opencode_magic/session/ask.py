@@ -86,8 +86,8 @@ def ask_agent(
         TurnFailed: The turn failed and ``keep_going`` is not set; everything is shown and kept.
         KeyboardInterrupt: The user stopped the turn; it is stopped, shown and kept.
     """
-    session.require_up()
     prompt = parse_prompt(asking.text)
+    session.require_up()
     if not session.turn_lock.acquire(blocking=False):
         raise SessionBusyError(
             "a turn is running already", next_step="wait for it, or stop it with Interrupt"

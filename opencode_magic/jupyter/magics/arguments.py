@@ -70,14 +70,19 @@ def up_arguments(func: F) -> F:
     return func
 
 
-def parse(magic: Callable[..., object], line: str) -> Namespace:
+def parse(magic: Callable[..., object], line: str, *, sign: str = "%") -> Namespace:
     """Read a magic's line.
+
+    Args:
+        magic: The magic's function.
+        line: What stands behind its name.
+        sign: How the magic is written, for messages.
 
     Raises:
         UsageError: IPython's own, with how to see the flags: an unknown flag, a value that does
             not fit, a quote that is not closed.
     """
-    name = f"%{real_name(magic)}"
+    name = f"{sign}{real_name(magic)}"
     try:
         arguments: Namespace = parse_argstring(magic, line)
     except UsageError as exc:

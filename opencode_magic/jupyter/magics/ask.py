@@ -9,7 +9,7 @@ from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from opencode_magic.jupyter.magics.arguments import parse, variable_name
-from opencode_magic.jupyter.replies import ReplyDisplay
+from opencode_magic.jupyter.replies import Replies
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -25,11 +25,11 @@ class AskMagics(Magics):
     def __init__(self, shell: InteractiveShell, session: Session) -> None:
         super().__init__(shell)
         self.session = session
-        self.display = ReplyDisplay(shell)
+        self.replies = Replies(shell)
 
     def close(self) -> None:
         """Take the shell's events back."""
-        self.display.close()
+        self.replies.close()
 
     @no_var_expand
     @magic_arguments()
@@ -69,8 +69,8 @@ class AskMagics(Magics):
             %%ask -o answer
             List the files here, and say what each is for.
         """
-        given = parse(self.ask, line)
+        given = parse(self.ask, line, sign="%%")
         if not cell.strip():
             msg = "%%ask has no text: write the prompt below it (%%ask? lists the flags)"
             raise UsageError(msg)
-        return self.display.run(self.session, cell, given)
+        return self.replies.run(self.session, cell, given)

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from IPython.core.error import UsageError
+
+import opencode_magic
+from opencode_magic.core.conversation import Message, TextPart, Turn
+from opencode_magic.errors import NotLaunchedError, ProviderError, SettingsError, UsageMistake
+from opencode_magic.session import api
+from opencode_magic.session.reply import Reply
+from tests.doubles import StandInSandbox, StandInStarter
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from opencode_magic.jupyter.magics.sandbox import OpencodeMagics
+
+LINE_MAGICS = (
+    "opencode_up",
+    "opencode_prove",
+    "opencode_status",
+    "opencode_doctor",
+    "opencode_down",
+)
+TURN = Turn(
+    "ses_1",
+    "hi",
+    "done",
+    messages=(
+        Message("msg_1", "ses_1", "assistant", parts=(TextPart("prt_1", "msg_1", "Hello."),)),
+    ),
+    started_ms=1_000,
+    ended_ms=3_300,
+)
+
+
+@pytest.fixture
+def loaded(shell: InteractiveShell) -> InteractiveShell:
+    """Give a shell with the extension loaded."""
+    shell.run_line_magic("load_ext", "opencode_magic")
+    return shell
+
+
+def magics(shell: InteractiveShell) -> OpencodeMagics:
+    """Give the instance that holds the state."""
+    found: OpencodeMagics = shell.magics_manager.registry["OpencodeMagics"]
+    return found
+
+
+def error_of(shell: InteractiveShell, cell: str) -> BaseException | None:
+    """Run a cell and give what it raised."""
+    error: BaseException | None = shell.run_cell(cell).error_in_exec
+    return error
+
+
+def test_loading_twice(loaded: InteractiveShell) -> None:
+    """Loading again changes nothing: the state is kept."""
+    before = magics(loaded)
+
+    loaded.run_line_magic("load_ext", "opencode_magic")
+    opencode_magic.load_ipython_extension(loaded)
+
+    assert magics(loaded) is before
+
+
+def test_reloading(loaded: InteractiveShell) -> None:
+    """``%reload_ext`` gives fresh magics."""
+    before = magics(loaded)
+
+    loaded.run_line_magic("reload_ext", "opencode_magic")
+
+    assert magics(loaded) is not before
+    assert error_of(loaded, "%opencode_status") is None
+
+
+def test_unloading_undoes_everything(shell: InteractiveShell) -> None:
+    """After unloading the shell is as it was before: magics, events, configurables, threads."""
+
+    def state() -> object:
+        return (
+            {kind: set(table) for kind, table in shell.magics_manager.magics.items()},
+            set(shell.magics_manager.registry),
+            {name: len(found) for name, found in shell.events.callbacks.items()},
+            len(shell.configurables),
+            threading.active_count(),
+        )
+
+    shell.run_line_magic("unload_ext", "opencode_magic")  # IPython registers this at its first use
+    before = state()
+    shell.run_line_magic("load_ext", "opencode_magic")
+    loaded = state()
+    magics(shell).session._starter = StandInStarter(StandInSandbox())
+    shell.run_cell("%opencode_up")
+    shell.run_line_magic("unload_ext", "opencode_magic")
+
+    assert state() == before
+    assert loaded != before
+
+
+def test_unloading_takes_the_sandbox_down(loaded: InteractiveShell) -> None:
+    """A sandbox does not outlive the magics that launched it."""
+    sandbox = StandInSandbox()
+    magics(loaded).session._starter = StandInStarter(sandbox)
+    loaded.run_cell("%opencode_up")
+
+    loaded.run_line_magic("unload_ext", "opencode_magic")
+
+    assert sandbox.calls == ["terminate 10 keep True"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("%opencode_up --bogus", "unrecognized arguments: --bogus (%opencode_up? lists the flags)"),
+        ("%opencode_up --home moon", "invalid choice: 'moon'"),
+        ("%opencode_up --time soon", "'soon' is not a number of minutes from 1 to 1440"),
+        ("%opencode_up --time 0", "'0' is not a number of minutes"),
+        ("%opencode_up --map x", "'x' is not NAME=URL"),
+        ('%opencode_up --model "open', "no closing quotation in '--model \"open'"),
+        ("%opencode_prove now", "unrecognized arguments: now"),
+        ("%opencode_status x", "unrecognized arguments: x"),
+        ("%opencode_doctor x", "unrecognized arguments: x"),
+        ("%opencode_down --all", "unrecognized arguments: --all"),
+        ("%%ask --bogus\nhi", "unrecognized arguments: --bogus (%%ask? lists the flags)"),
+        ("%%ask --help\nhi", "unrecognized arguments: --help (%%ask? lists the flags)"),
+        ("%%ask -o\nhi", "expected one argument"),
+        ("%%ask -o 1x\nhi", "'1x' cannot be the name of a variable"),
+        ("%%ask -o class\nhi", "'class' cannot be the name of a variable"),
+        ('%%ask -o "answer\nhi', "no closing quotation"),
+        ("%%ask\n", "is empty"),
+        ("%%ask\n   \n\n", "%%ask has no text"),
+    ],
+)
+def test_bad_flags(
+    loaded: InteractiveShell, capsys: pytest.CaptureFixture[str], cell: str, message: str
+) -> None:
+    """Whatever is wrong with a line is IPython's own UsageError: one line, no traceback."""
+    error = error_of(loaded, cell)
+    shown = capsys.readouterr()
+
+    assert type(error) is UsageError
+    assert message in str(error)
+    assert (shown.out + shown.err).count("\n") == 1
+    assert "Traceback" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind"),
+    [
+        ("%%ask\nhello", NotLaunchedError),
+        ("%opencode_prove", NotLaunchedError),
+        ("%opencode_up --home local --model nobody/nothing", ProviderError),
+        ("%opencode_up --home local --model anthropic", ProviderError),
+        ("%opencode_up --home local --model amazon-bedrock/x", ProviderError),
+        ("%opencode_up --home local --base-url http://plain.example/v1 --model x", ProviderError),
+    ],
+)
+def test_our_errors_are_one_line(
+    loaded: InteractiveShell, capsys: pytest.CaptureFixture[str], cell: str, kind: type
+) -> None:
+    """Our own errors are one line with the next step, and start nothing."""
+    error = error_of(loaded, cell)
+    shown = capsys.readouterr()
+    lines = [line for line in (shown.out + shown.err).splitlines() if line]
+
+    assert type(error) is kind
+    assert len(lines) == 1
+    assert "Next: " in lines[0]
+    assert magics(loaded).session.status.phase == "down"
+
+
+@pytest.mark.parametrize("name", [*LINE_MAGICS, "ask"])
+def test_help(loaded: InteractiveShell, name: str) -> None:
+    """The help of every magic says what it does and lists its flags, each with a text."""
+    kind = "cell" if name == "ask" else "line"
+    magic = loaded.find_magic(name, kind)
+    assert magic is not None
+    text = magic.__doc__ or ""
+
+    assert f"%{name}" in text
+    for action in magic.parser._actions:
+        assert action.help
+        assert action.option_strings[-1] in text
+
+
+@pytest.mark.parametrize("name", [*LINE_MAGICS, "ask"])
+def test_no_variable_is_expanded(loaded: InteractiveShell, name: str) -> None:
+    """Braces and dollar signs on a line have no meaning: a secret cannot slip in."""
+    magic = loaded.find_magic(name, "cell" if name == "ask" else "line")
+
+    assert getattr(magic, "_ipython_magic_no_var_expand", False)
+    assert not getattr(magic, "_ipython_magic_output_can_be_silenced", False)
+
+
+def test_up_twice(loaded: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second up says that it uses the sandbox again."""
+    starter = StandInStarter(StandInSandbox())
+    magics(loaded).session._starter = starter
+    loaded.run_cell("%opencode_up")
+    capsys.readouterr()
+
+    loaded.run_cell("%opencode_up")
+
+    assert starter.starts == 1
+    assert "ocm-quiet-heron is up already and is used again." in capsys.readouterr().out
+
+
+def test_up_with_another_model(loaded: InteractiveShell) -> None:
+    """What is up is not passed off as what was asked for."""
+    magics(loaded).session._starter = StandInStarter(StandInSandbox())
+    loaded.run_cell("%opencode_up")
+
+    assert type(error_of(loaded, "%opencode_up --home cloud")) is UsageMistake
+
+
+def test_the_cards_of_a_round(loaded: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    """Up, prove, status and down each show what a person wants to know."""
+    magics(loaded).session._starter = StandInStarter(StandInSandbox())
+
+    loaded.run_cell("%opencode_up")
+    up = capsys.readouterr().out
+    loaded.run_cell("%opencode_prove")
+    proof = capsys.readouterr().out
+    loaded.run_cell("%opencode_status")
+    status = capsys.readouterr().out
+    loaded.run_cell("%opencode_down")
+    down = capsys.readouterr().out
+
+    assert "Locked" in up
+    assert "example.com by name" in proof
+    assert status.startswith("Locked: ocm-quiet-heron, local home, demo-model/scripted (scripted)")
+    assert "the sandbox" in down
+    assert magics(loaded).session.status.phase == "down"
+
+
+def test_config(loaded: InteractiveShell) -> None:
+    """``%config OpencodeMagics`` sets what the flags leave open."""
+    loaded.run_cell("%config OpencodeMagics.model = 'nobody/nothing'")
+
+    assert type(error_of(loaded, "%opencode_up --home local")) is ProviderError
+
+
+def test_a_bad_setting(loaded: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A malformed environment variable is named in one line."""
+    monkeypatch.setenv("OPENCODE_MAGIC_HOME", "moon")
+
+    error = error_of(loaded, "%opencode_up")
+
+    assert type(error) is SettingsError
+    assert "moon" in str(error)
+
+
+def test_a_reply_in_its_own_cell(
+    loaded: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a terminal a reply is one short line in the cell that asked, and whole anywhere else."""
+    replies = loaded.magics_manager.registry["AskMagics"].replies
+    loaded.user_ns["asked"] = lambda: Reply(TURN, replies.shower())
+
+    loaded.run_cell("answer = asked()\nanswer")
+    own = capsys.readouterr().out
+    loaded.run_cell("answer")
+    later = capsys.readouterr().out
+    loaded.run_cell("print(answer); [answer]")
+    printed = capsys.readouterr().out
+
+    assert own.endswith("<Reply: done in 2.3 s, 0 tokens>\n")
+    assert "Hello." not in own
+    assert "Hello." in later
+    assert printed.startswith("Hello.\n")
+    assert "[<Reply: done in 2.3 s, 0 tokens>]" in printed
+
+
+def test_a_reply_without_the_extension(shell: InteractiveShell) -> None:
+    """A reply that no notebook streamed shows its card as inert HTML and as text."""
+    formatter = shell.display_formatter
+    assert formatter is not None
+    data, _ = formatter.format(Reply(TURN))
+
+    assert set(data) == {"text/plain", "text/html"}
+    assert "Hello." in data["text/plain"]
+
+
+def test_the_functions_use_the_notebooks_session(loaded: InteractiveShell) -> None:
+    """With the extension loaded the Python functions act on its session, and let go of it."""
+    session = magics(loaded).session
+
+    assert api.session() is session
+    loaded.run_line_magic("unload_ext", "opencode_magic")
+    assert api.session() is not session
+    api.use(None)
