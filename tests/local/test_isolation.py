@@ -4,8 +4,10 @@ import json
 import os
 import platform
 import socket
+import sys
 import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,6 @@ from tests.local.keepers import Sandbox, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 PLANTED = "planted-on-the-host-5b1d"
 CALLS = {
@@ -410,6 +411,18 @@ def test_the_keeper_has_no_right_on_the_host() -> None:
 
     assert "--unshare-user" in words
     assert added == {"CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP"}
+
+
+def test_a_system_without_python_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no Python the running one is bound: library, but no site-packages."""
+    own = image.own_python()
+    monkeypatch.setattr(image, "inside_python", lambda: own)
+    source = "import json, socket, ctypes, sys; print(sys.base_prefix, len(sys.path) < 6)"
+    with keepers.sandbox() as made:
+        code, text = made.run(own.program, "-I", "-c", source)
+        listed = made.run("ls", *own.hidden)[1] if own.hidden else ""
+
+    assert (code, text, listed) == (0, f"{Path(sys.base_prefix).resolve()} True\n", "")
 
 
 def test_closed_folders_are_found(tmp_path: Path) -> None:
