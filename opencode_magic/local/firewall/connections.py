@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
 import struct
+import termios
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from opencode_magic.core.policy import Request, Rule
     from opencode_magic.local.firewall.record import Attempt
 
+_DRAIN_STEP_S = 0.005
 _LINGER_OFF = struct.pack("ii", 1, 0)
 
 
@@ -128,6 +132,17 @@ class Connections:
         with self._lock:
             live = list(self._live.values())
         return sum(connection.cut(reason) for connection in live if is_meant(connection))
+
+
+def drain(sock: socket.socket, *, timeout_s: float) -> None:
+    """Wait until the other side has what was sent: a reset destroys what is still on its way."""
+    deadline_s = time.monotonic() + timeout_s
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline_s:
+            left = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+            if not any(left):
+                return
+            time.sleep(_DRAIN_STEP_S)
 
 
 def abort(sock: socket.socket) -> None:

@@ -150,12 +150,18 @@ class Exchange:
                     upstream.http.receive_data(data)
                     continue
             except h11.RemoteProtocolError as exc:
-                raise UpstreamFailedError("its answer is not valid HTTP") from exc
+                raise UpstreamFailedError(self._what_is_wrong()) from exc
             except PeerClosedError as exc:
                 raise UpstreamFailedError("it broke the connection") from exc
             self._pass_answer(event)
             moved = True
         return moved
+
+    def _what_is_wrong(self) -> str:
+        if not self._upstream.peer.is_read_over:
+            return "its answer is not valid HTTP"
+        part = "in the middle of its answer" if self.has_answer_begun else "without an answer"
+        return f"it closed the connection {part}"
 
     def _pass_answer(self, event: object) -> None:
         client = self._client
@@ -175,7 +181,7 @@ class Exchange:
                     client.peer.write(client.http.send(event))
                     self._is_answered = True
                 case _:
-                    raise UpstreamFailedError("it closed the connection without an answer")
+                    raise UpstreamFailedError(self._what_is_wrong())
         except h11.LocalProtocolError as exc:
             raise UpstreamFailedError("its answer does not fit the request") from exc
 

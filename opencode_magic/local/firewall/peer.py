@@ -108,6 +108,12 @@ class Peer:
             if not self.flush() and not wait_any([(self, select.POLLOUT)], deadline_s):
                 raise PeerClosedError
 
+    def say_end(self) -> None:
+        """Tell the other side that nothing more comes: TLS ends with a message of its own."""
+        if isinstance(self.sock, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):
+                self.sock.unwrap()
+
     def _read_more(self, data: bytes) -> bytes:
         """Join the TLS records that are there: each is 16 KB at most."""
         pieces = [data]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
+from opencode_magic.local.firewall.connections import drain
 from opencode_magic.local.firewall.exchange import (
     IDLE_TIMEOUT_S,
     ClientGoneError,
@@ -92,6 +93,7 @@ class HttpService:
             self._tell_nothing_came(exc)
         except ClientGoneError:
             return True
+        self._client.peer.say_end()
         return False
 
     def _serve_one(self) -> bool:
@@ -182,11 +184,19 @@ class HttpService:
         except UpstreamFailedError as exc:
             if exchange.has_answer_begun or self._connection.is_cut:
                 self._tell_end(attempt, exchange, str(exc))
+                self._send_the_rest()
                 raise ClientGoneError from exc
             self._drop(route)
             return self._fail(attempt, str(exc))
         self._tell_end(attempt, exchange, "")
         return self._next_cycle(kept, route)
+
+    def _send_the_rest(self) -> None:
+        """Let the program have what came of an answer that broke off."""
+        peer = self._client.peer
+        with contextlib.suppress(PeerClosedError):
+            peer.flush_all(timeout_s=LINGER_S)
+            drain(peer.sock, timeout_s=LINGER_S)
 
     def _next_cycle(self, kept: _Kept, route: Route) -> bool:
         """Make both sides ready for another request; False where the client's is over."""
