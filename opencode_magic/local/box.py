@@ -1,7 +1,6 @@
 """The running parts of one sandbox, joined: keeper, firewall, authority, commands, ports.
 
-A spare keeper with its firewall (which lets nothing through) is kept ready, so that a create only
-has to build the sandbox inside it.
+A spare sandbox, which nothing may leave, is kept ready: a create gives it a name and a policy.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from opencode_magic.core.policy import NetworkPolicy
-from opencode_magic.errors import SandboxError
+from opencode_magic.errors import OpencodeMagicError
 from opencode_magic.local import commands, image
 from opencode_magic.local.firewall.ca import SandboxCA
 from opencode_magic.local.firewall.engine import Firewall
 from opencode_magic.local.firewall.record import EgressLog
 from opencode_magic.local.isolation import SandboxSpec
 from opencode_magic.local.keeper import Keeper, KeeperPlace
-from opencode_magic.local.leftovers import start_ticks
 from opencode_magic.local.payloads import CWD, ApiError
 from opencode_magic.local.ports import PublishedPort
+from opencode_magic.local.store import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,11 +75,19 @@ class RunningCommand:
 class Box:
     """One running sandbox. Safe to use from any thread."""
 
-    def __init__(self, box_id: str, cradle: Cradle, *, has_opencode: bool) -> None:
+    def __init__(
+        self,
+        box_id: str,
+        keeper: Keeper,
+        firewall: Firewall,
+        egress: EgressLog,
+        *,
+        has_opencode: bool,
+    ) -> None:
         self.box_id = box_id
-        self.keeper = cradle.keeper
-        self.firewall = cradle.firewall
-        self.egress = cradle.egress
+        self.keeper = keeper
+        self.firewall = firewall
+        self.egress = egress
         self.base_env = image.environment(has_opencode=has_opencode)
         self.env: Mapping[str, str] = {}
         self._commands: OrderedDict[str, RunningCommand] = OrderedDict()
@@ -96,7 +103,7 @@ class Box:
     @property
     def is_alive(self) -> bool:
         """Whether the keeper still runs; without it nothing of the sandbox does."""
-        return not self.keeper.ended.done() and start_ticks(self.keeper.pid) != 0
+        return self.keeper.is_alive
 
     def publish(self, ports: tuple[int, ...]) -> None:
         """Publish these ports and no others."""
@@ -162,72 +169,85 @@ class Box:
             del self._commands[key]
 
 
-@dataclass(frozen=True, slots=True)
-class Cradle:
-    """A keeper with its firewall, and no sandbox in it yet."""
-
-    keeper: Keeper
-    firewall: Firewall
-    egress: EgressLog
-    ca: SandboxCA
-
-    def close(self) -> None:
-        """End it."""
-        self.keeper.close()
-        self.firewall.close()
-        self.egress.close()
-
-
 class BoxFactory:
-    """Makes running sandboxes, and keeps a spare cradle ready."""
+    """Makes running sandboxes, and keeps a spare one ready that may reach nothing."""
 
     def __init__(self, options: BoxOptions) -> None:
         self.options = options
-        self._spare: Cradle | None = None
+        self._spare: Box | None = None
         self._lock = threading.Lock()
+        self._building = threading.Lock()
         self._is_closed = False
         self._host_bundle = image.host_ca_bundle().rstrip() + b"\n"
 
-    def make(self, box_id: str, policy: NetworkPolicy) -> Box:
-        """Give a running sandbox on the folder of this name, with the policy in force.
+    @property
+    def spare_id(self) -> str:
+        """The folder of the spare; empty where there is none."""
+        with self._lock:
+            return "" if self._spare is None else self._spare.box_id
+
+    def take(self, policy: NetworkPolicy) -> Box:
+        """Give a running sandbox on a folder of its own, with the policy in force.
 
         Raises:
             HomeUnavailableError: Isolation cannot be had here.
             SandboxError: The sandbox cannot be built.
         """
-        with self._lock:
-            cradle, self._spare = self._spare, None
-        if cradle is None:
-            cradle = self._rock()
+        # A spare that is being built is ready sooner than another one would be.
+        with self._building, self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None and not spare.is_alive:
+            self._discard(spare)
+            spare = None
+        if spare is None:
+            return self.make(new_box_id(), policy)
+        spare.firewall.set_policy(policy)
+        return spare
+
+    def make(self, box_id: str, policy: NetworkPolicy) -> Box:
+        """Give a running sandbox on the folder of this name, which may have files already.
+
+        Raises:
+            HomeUnavailableError: Isolation cannot be had here.
+            SandboxError: The sandbox cannot be built.
+        """
+        started = time.monotonic()
+        options = self.options
+        keeper = Keeper.prepare(KeeperPlace(options.boxes, options.opencode))
         try:
-            cradle.firewall.set_policy(policy)
+            ca, egress = SandboxCA.create(), EgressLog()
+            firewall = Firewall(
+                keeper.listeners,
+                policy,
+                ca=ca,
+                record=egress,
+                upstreams=options.upstreams,
+                upstream_ca=options.upstream_ca,
+                allow_loopback_forward=options.may_reach_loopback,
+            )
+            box = Box(box_id, keeper, firewall, egress, has_opencode=options.opencode is not None)
+        except BaseException:
+            keeper.close()
+            raise
+        try:
+            firewall.start()
             spec = SandboxSpec(
                 name=box_id,
-                folder=self.options.boxes / box_id,
-                ca_bundle=self._host_bundle + cradle.ca.pem,
-                opencode=self.options.opencode,
+                folder=options.boxes / box_id,
+                ca_bundle=self._host_bundle + ca.pem,
+                opencode=options.opencode,
             )
-            cradle.keeper.enter(spec)
+            keeper.enter(spec)
         except BaseException:
-            cradle.close()
+            box.close()
             raise
-        return Box(box_id, cradle, has_opencode=self.options.opencode is not None)
+        log.info("sandbox built in %.3f s", time.monotonic() - started)
+        return box
 
     def refill(self) -> None:
-        """Make the spare cradle where there is none. Never raises: a create says what is wrong."""
-        with self._lock:
-            if self._spare is not None or self._is_closed:
-                return
-        try:
-            cradle = self._rock()
-        except SandboxError as exc:
-            log.warning("no spare sandbox: %s", exc)
-            return
-        with self._lock:
-            if self._spare is None and not self._is_closed:
-                self._spare = cradle
-                return
-        cradle.close()
+        """Make the spare where there is none. Never raises: a create says what is wrong."""
+        with self._building:
+            self._refill()
 
     def close(self) -> None:
         """End the spare."""
@@ -235,26 +255,33 @@ class BoxFactory:
             self._is_closed = True
             spare, self._spare = self._spare, None
         if spare is not None:
-            spare.close()
+            self._discard(spare)
 
-    def _rock(self) -> Cradle:
-        started = time.monotonic()
-        keeper = Keeper.prepare(KeeperPlace(self.options.boxes, self.options.opencode))
+    def _refill(self) -> None:
+        with self._lock:
+            if self._is_closed or (self._spare is not None and self._spare.is_alive):
+                return
+            dead, self._spare = self._spare, None
+        if dead is not None:
+            self._discard(dead)
+        box_id = new_box_id()
         try:
-            ca = SandboxCA.create()
-            egress = EgressLog()
-            firewall = Firewall(
-                keeper.listeners,
-                NetworkPolicy(),
-                ca=ca,
-                record=egress,
-                upstreams=self.options.upstreams,
-                upstream_ca=self.options.upstream_ca,
-                allow_loopback_forward=self.options.may_reach_loopback,
-            )
-            firewall.start()
-        except BaseException:
-            keeper.close()
-            raise
-        log.info("keeper ready after %.3f s", time.monotonic() - started)
-        return Cradle(keeper, firewall, egress, ca)
+            box = self.make(box_id, NetworkPolicy())
+        except OpencodeMagicError as exc:
+            remove_tree(self.options.boxes / box_id)
+            log.warning("no spare sandbox: %s", exc)
+            return
+        with self._lock:
+            if self._spare is None and not self._is_closed:
+                self._spare = box
+                return
+        self._discard(box)
+
+    def _discard(self, box: Box) -> None:
+        box.close()
+        remove_tree(self.options.boxes / box.box_id)
+
+
+def new_box_id() -> str:
+    """Give a name for a sandbox's folder."""
+    return f"box_{secrets.token_hex(8)}"

@@ -6,7 +6,6 @@ One lock per sandbox keeps its create, stop and delete apart; reading waits for 
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from opencode_magic.errors import HomeUnavailableError, OpencodeMagicError
 from opencode_magic.local.bodies import TIMEOUT_LIMIT_MS
+from opencode_magic.local.box import new_box_id
 from opencode_magic.local.ledger import Ledger, begin_session, now_ms, sandbox_of
 from opencode_magic.local.leftovers import start_ticks
 from opencode_magic.local.payloads import ApiError, bad_request
@@ -32,6 +32,7 @@ FORGET_STOPPED_MS = 7 * 24 * 3_600_000
 """A stopped sandbox that is not persistent is removed so long after its end."""
 SWEEP_EVERY_S = 3600.0
 TICK_S = 0.2
+REFILL_DELAY_S = 3.0
 log = logging.getLogger(__name__)
 
 
@@ -101,18 +102,11 @@ class Registry:
             if self._ledger.has(request.name):
                 message = f"a sandbox of the name {request.name!r} exists"
                 raise ApiError(409, "conflict", message)
-            moment = now_ms()
-            sandbox = sandbox_of(request, moment)
-            session = begin_session(sandbox, f"box_{secrets.token_hex(8)}", moment)
-            sandbox = replace(sandbox, session_id=session.session_id)
-            self._ledger.add(sandbox, session)
-            try:
-                if request.snapshot_id:
-                    self.snapshots.unfold(request.snapshot_id, session.box_id, moment_ms=moment)
-                return self._boot(sandbox, session)
-            except BaseException:
-                self._erase(sandbox.name)
-                raise
+            sandbox = sandbox_of(request, now_ms())
+            box = self._start_box(sandbox, self._folder_for(request))
+            session = begin_session(sandbox, box.box_id, sandbox.created_ms)
+            self._ledger.add(replace(sandbox, session_id=session.session_id), session)
+            return self._adopt(box, session)
 
     def get(self, name: str) -> View:
         """Give a sandbox with its current session.
@@ -136,15 +130,10 @@ class Registry:
             if not (view.sandbox.is_persistent or view.sandbox.snapshot_id):
                 message = "Cannot resume sandbox: no snapshot available."
                 raise ApiError(410, "snapshot_not_found", message)
-            session = begin_session(view.sandbox, view.session.box_id, now_ms())
-            sandbox = replace(view.sandbox, session_id=session.session_id)
-            self._ledger.add(sandbox, session)
-            try:
-                return replace(self._boot(sandbox, session), is_resumed=True)
-            except BaseException:
-                self._close_box(session.session_id)
-                self._ledger.set_status(session.session_id, "failed", "it did not start")
-                raise
+            box = self._start_box(view.sandbox, view.session.box_id)
+            session = begin_session(view.sandbox, box.box_id, now_ms())
+            self._ledger.add(replace(view.sandbox, session_id=session.session_id), session)
+            return replace(self._adopt(box, session), is_resumed=True)
 
     def update(self, name: str, changes: Mapping[str, object]) -> View:
         """Change the saved part of a sandbox; ports are published at once where it runs.
@@ -301,16 +290,37 @@ class Registry:
             if is_old and not view.sandbox.is_persistent:
                 self.delete(view.sandbox.name)
         self.snapshots.expire(moment)
-        self._store.sweep({session.box_id for _, session in self._ledger.sessions()}, moment)
+        in_use = {session.box_id for _, session in self._ledger.sessions()}
+        self._store.sweep(in_use | {self._factory.spare_id}, moment)
 
-    def _boot(self, sandbox: Sandbox, session: Session) -> View:
-        box = self._make_box(session.box_id, sandbox.policy)
+    def _folder_for(self, request: CreateRequest) -> str:
+        """Fill a folder from the snapshot that is asked for; empty where none is."""
+        if not request.snapshot_id:
+            return ""
+        box_id = new_box_id()
+        self.snapshots.unfold(request.snapshot_id, box_id, moment_ms=now_ms())
+        return box_id
+
+    def _start_box(self, sandbox: Sandbox, box_id: str) -> Box:
+        """Start a sandbox's processes, on a folder of its own or on the one of this name."""
+        try:
+            if box_id:
+                box = self._factory.make(box_id, sandbox.policy)
+            else:
+                box = self._factory.take(sandbox.policy)
+        except HomeUnavailableError as exc:
+            raise ApiError(503, "isolation_unavailable", str(exc)) from exc
+        except OpencodeMagicError as exc:
+            raise ApiError(500, "sandbox_start_failed", str(exc)) from exc
         try:
             box.env = sandbox.env
             box.publish(sandbox.ports)
         except OSError as exc:
             box.close()
             raise ApiError(503, "no_port", f"a port could not be published: {exc}") from exc
+        return box
+
+    def _adopt(self, box: Box, session: Session) -> View:
         with self._lock:
             self._boxes[session.session_id] = box
             self._deadlines[session.session_id] = time.monotonic() + session.timeout_ms / 1000
@@ -322,17 +332,9 @@ class Registry:
             keeper_pid=box.keeper.pid,
             keeper_start_ticks=start_ticks(box.keeper.pid),
         )
-        self._ledger.change_sandbox(sandbox.name, status_updated_ms=moment)
+        self._ledger.change_sandbox(session.sandbox_name, status_updated_ms=moment)
         self._refill.set()
-        return self.get(sandbox.name)
-
-    def _make_box(self, box_id: str, policy: NetworkPolicy) -> Box:
-        try:
-            return self._factory.make(box_id, policy)
-        except HomeUnavailableError as exc:
-            raise ApiError(503, "isolation_unavailable", str(exc)) from exc
-        except OpencodeMagicError as exc:
-            raise ApiError(500, "sandbox_start_failed", str(exc)) from exc
+        return self.get(session.sandbox_name)
 
     def _close_box(self, session_id: str) -> None:
         with self._lock:
@@ -361,6 +363,8 @@ class Registry:
             self._factory.refill()
             self._refill.wait()
             self._refill.clear()
+            # What was just created is starting its programs: leave it the processor.
+            self._ending.wait(REFILL_DELAY_S)
 
     def _watch(self) -> None:
         while not self._ending.wait(TICK_S):

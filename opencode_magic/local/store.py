@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEPT_MS = 7 * 24 * 3_600_000
+SETTLED_MS = 120_000
 CACHE_NAMES = (".cache", ".npm", ".bun")
 """Folders of a home that hold nothing of the agent's work."""
 
@@ -139,9 +140,13 @@ class Store:
         return sorted(found, key=lambda kept: kept.kept_ms)
 
     def sweep(self, box_ids: set[str], now_ms: int) -> None:
-        """Remove what nothing refers to: boxes beside the given ones, and kept files past due."""
+        """Remove what nothing refers to: boxes beside the given ones, and kept files past due.
+
+        A folder that was made a moment ago may belong to a sandbox that is being created.
+        """
         for folder in self.boxes.iterdir():
-            if folder.name not in box_ids:
+            is_settled = folder.lstat().st_mtime * 1000 < now_ms - SETTLED_MS
+            if folder.name not in box_ids and is_settled:
                 remove_tree(folder)
         for kept in self.kept():
             if kept.until_ms <= now_ms:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,6 @@ from tests.local.servers import LocalServer, processes_with, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 GONE_S = 2.0
 """After a crash of the server, nothing of a sandbox may be left so long after."""
@@ -226,7 +227,36 @@ def test_delete_keeps_the_files_unless_discarded(server: LocalServer) -> None:
     assert isinstance(first, dict)
     assert (first["files"], "kept" in second) == (1, False)
     assert (server.state_dir / "kept/kept-one/files/work.txt").read_text() == "work"
-    assert not list(server.state_dir.glob("boxes/*"))
+    assert not list(server.state_dir.glob("boxes/*/home/*"))
+
+
+def test_sandbox_whose_keeper_dies_is_ended(server: LocalServer) -> None:
+    """A sandbox that dies on its own is noticed, and listed with why."""
+    launch(server, "dying")
+    pids = processes_with(f"mark-{server.base.name}")
+    for pid in keepers_of(pids[0]):
+        os.kill(pid, signal.SIGKILL)
+
+    def status() -> object:
+        sandbox = server.ask("GET", "/v2/sandboxes/dying").json()["sandbox"]
+        return sandbox["status"] if isinstance(sandbox, dict) else ""
+
+    wait_for(lambda: status() == "stopped", 5)
+    stopped = server.ask("GET", "/local/info").json()["stopped"]
+    server.ask("DELETE", "/v2/sandboxes/dying?discard=true")
+
+    assert isinstance(stopped, list)
+    assert [item["reason"] for item in stopped if item["name"] == "dying"] == ["its keeper ended"]
+
+
+def keepers_of(pid: int) -> list[int]:
+    """The processes above one of a sandbox, up to the server: of the sandbox, all of them."""
+    above: list[int] = []
+    while True:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if b"opencode_magic.local\0serve" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return above
+        above.append(pid)
 
 
 def test_list_and_stop_commands(fresh_server: LocalServer) -> None:
