@@ -78,6 +78,7 @@ class Front:
         self._listeners = dict(listeners)
         self._selector = selectors.DefaultSelector()
         self._waiting: dict[_Waiting, None] = {}
+        self.waiting_limit = WAITING_LIMIT
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._wake_in, self._wake_out = socket.socketpair()
         self._is_closed = False
@@ -164,7 +165,7 @@ class Front:
         if kind != "dns":
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         arrival = self._arrival(kind, sock, source_port)
-        if len(self._waiting) >= WAITING_LIMIT:
+        if len(self._waiting) >= self.waiting_limit:
             self._drop(next(iter(self._waiting)), REASON_TOO_MANY)
         self._wait_for(_Waiting(arrival, kind, time.monotonic() + HEAD_TIMEOUT_S))
 
