@@ -71,7 +71,8 @@ def as_connection_error() -> Iterator[None]:
 
 
 def _api_fault(status: int, code: str, said: str) -> Fault:
-    detail = f"{said or code or 'no reason given'} (HTTP {status})"
+    said, _, said_step = said.partition(" Next: ")
+    detail = f"{said.removesuffix('.') or code or 'no reason given'} (HTTP {status})"
     is_gone = status in _GONE_STATUSES or code in _GONE_CODES
     if status in {401, 403}:
         return Fault(
@@ -84,7 +85,7 @@ def _api_fault(status: int, code: str, said: str) -> Fault:
         402: "the plan's quota is used up, or the plan does not have this: see vercel.com/usage",
         429: "too many calls: wait a minute and try again",
     }
-    step = next_steps.get(status, "")
+    step = next_steps.get(status, said_step)
     if status == 400 and "timeout" in said.lower():  # noqa: PLR2004 - HTTP's bad request
         step = "the plan allows less time: set OPENCODE_MAGIC_TIME_LIMIT_S lower"
     return Fault(f"the home refused: {detail}", step, is_gone=is_gone, has_answered=True)

@@ -254,16 +254,17 @@ class _OutsideJudge(_Judge):
     """The cloud home: a refusal counts where the same place answers from the kernel."""
 
     def __init__(self, outside: _Outside | None) -> None:
-        self._does_answer = outside is not None and outside.does_answer
+        self._outside = outside if outside is not None else _Outside("", does_answer=False)
 
     def evidence(
         self,
         name: str,
         answer: Mapping[str, object],
-        plan: Mapping[str, object],  # noqa: ARG002 - the other judge needs it
+        plan: Mapping[str, object],
     ) -> tuple[Seen, str, bool]:
         detail = str(answer.get("detail") or "refused")
-        if name in {"name", "address"} and self._does_answer:
+        is_same = name == "name" or (name == "address" and plan["address"] == self._outside.address)
+        if is_same and self._outside.does_answer:
             return "refused", f"{detail}; answers from here", True
         return "refused", f"{detail}; not provable from here", False
 

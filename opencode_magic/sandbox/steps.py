@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from opencode_magic.core.opencode import PACKAGES, PORT, VERSION, Place
+from opencode_magic.core.opencode import BINARY_IN_TARBALL, PACKAGES, PORT, VERSION, Place
 from opencode_magic.core.policy import HostRules, NetworkPolicy
 from opencode_magic.core.policy_wire import parse_pattern
 from opencode_magic.core.status import (
@@ -327,8 +327,8 @@ class Steps:
             return f"{folder}/bin/opencode"
         packed = f"{folder}/opencode.tgz"
         session.fs.write_bytes(packed, tarball.read_bytes())
-        script = 'mkdir -p "$2" && tar -xzf "$1" -C "$2" --strip-components=2 && rm "$1"'
-        self._run("sh", ["-c", f"{script} package/bin/opencode", "sh", packed, f"{folder}/bin"])
+        script = f'mkdir -p "$2" && tar -xzf "$1" -C "$2" --strip-components=2 {BINARY_IN_TARBALL}'
+        self._run("sh", ["-c", f'{script} && rm "$1"', "sh", packed, f"{folder}/bin"])
         return f"{folder}/bin/opencode"
 
     def _configure(self, place: Place) -> None:

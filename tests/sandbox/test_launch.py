@@ -1,0 +1,405 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from opencode_magic.core.status import (
+    EgressSeen,
+    LaunchFailed,
+    LaunchStarted,
+    Proved,
+    Status,
+    StepStarted,
+    Warned,
+    WentDown,
+    reduce,
+)
+from opencode_magic.errors import (
+    BinaryError,
+    HomeUnavailableError,
+    ProofFailedError,
+    SandboxLaunchError,
+)
+from opencode_magic.sandbox.connect import find_server
+from opencode_magic.sandbox.launch import launch
+from opencode_magic.sandbox.local_api import LocalApi
+from tests.sandbox.canary import Canary
+from tests.sandbox.homes import (
+    GATEWAY,
+    KEY,
+    Events,
+    ScriptServer,
+    cloud_home,
+    local_home,
+    local_home_with_key,
+    opencode_server,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opencode_magic.core.status import StatusEvent
+    from opencode_magic.sandbox.launch import LaunchRequest
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the local home needs Linux"),
+    pytest.mark.usefixtures("opencode_binary"),
+]
+
+
+@pytest.fixture
+def canary() -> Iterator[Canary]:
+    """A server that answers under any name."""
+    server = Canary()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def local() -> Iterator[LaunchRequest]:
+    """The scripted model on the local home."""
+    with local_home() as request:
+        yield request
+
+
+@pytest.fixture
+def local_keyed(canary: Canary) -> Iterator[LaunchRequest]:
+    """A model with a key on the local home."""
+    with local_home_with_key(canary) as request:
+        yield request
+
+
+@pytest.fixture
+def cloud(canary: Canary) -> Iterator[LaunchRequest]:
+    """A model with a key on the stand-in for the cloud."""
+    with cloud_home(canary) as request:
+        yield request
+
+
+def live_sandboxes(request: LaunchRequest) -> object:
+    """What the local server says is there."""
+    server = find_server(request.settings)
+    assert server is not None
+    return LocalApi(server.socket, server.token).info()["sandboxes"]
+
+
+def processes_of(request: LaunchRequest) -> list[str]:
+    """Processes whose arguments name the test's own folder, other than its local server."""
+    mark = str(request.settings.state_dir).encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_bytes()
+        except OSError:
+            continue
+        if mark in arguments and b"opencode_magic.local\0serve" not in arguments:
+            found.append(arguments.replace(b"\0", b" ").decode())
+    return found
+
+
+def status_of(events: Events) -> Status:
+    status = Status()
+    for event in events.seen:
+        status = reduce(status, event)
+    return status
+
+
+def test_launch_on_the_local_home_ends_proven_and_leaves_nothing(local: LaunchRequest) -> None:
+    """Up, proven by the firewall's own record, down, and nothing of it remains."""
+    events = Events()
+
+    sandbox = launch(local, opencode_server(local), events)
+    status = status_of(events)
+    again = sandbox.prove()
+    gone = sandbox.terminate()
+
+    assert status.phase == "locked"
+    assert [step.state for step in status.steps] == ["done"] * 5
+    assert sandbox.proof is again
+    assert again.verdict == "proven"
+    assert all(p.is_wall_evidence for p in again.probes if p.must == "refused")
+    assert gone.kept == ()
+    assert not live_sandboxes(local)
+    assert processes_of(local) == []
+    assert not list((local.settings.state_dir / "leases").glob("*.json"))
+
+
+def test_own_probes_do_not_count_as_the_agents(local: LaunchRequest) -> None:
+    """What a proof tried is on the firewall's record, and in nobody's receipt."""
+    events = Events()
+
+    sandbox = launch(local, opencode_server(local), events)
+    try:
+        sandbox.prove()
+        records = sandbox.records_since(0, settle_s=1.0)
+    finally:
+        sandbox.terminate()
+
+    assert records == ()
+    assert events.of(EgressSeen) == []
+
+
+def test_egress_of_a_command_inside_reaches_the_status(local: LaunchRequest) -> None:
+    """A blocked attempt is in the records and in the status, with its host."""
+    events = Events()
+    sandbox = launch(local, opencode_server(local), events)
+    try:
+        before = sandbox.last_seq
+        session = sandbox._parts.session
+        session.run_process("sh", ["-c", "getent hosts blocked.example"], capture_output=True)
+        records = sandbox.records_since(before, settle_s=2.0)
+    finally:
+        sandbox.terminate()
+
+    assert {(r.host, r.verdict) for r in records} == {("blocked.example", "blocked")}
+    assert {place.host for place in status_of(events).blocked_places} == {"blocked.example"}
+
+
+def test_key_is_injected_and_never_inside(local_keyed: LaunchRequest, canary: Canary) -> None:
+    """The gateway sees the key, and a search of the sandbox does not find it."""
+    sandbox = launch(local_keyed, opencode_server(local_keyed), Events())
+    try:
+        seen = canary.authorizations[:]
+        absent = sandbox.proof.probes[-1]
+    finally:
+        sandbox.terminate()
+
+    assert set(seen) == {f"Bearer {KEY}"}
+    assert (absent.asked, absent.seen) == ("the key, inside", "absent")
+
+
+@pytest.mark.parametrize("place", ["file", "process", "deep file"])
+def test_planted_key_is_found(local_keyed: LaunchRequest, place: str) -> None:
+    """A key that stands in a file, or in a process's environment, makes the proof fail."""
+    sandbox = launch(local_keyed, opencode_server(local_keyed), Events())
+    session, home = sandbox._parts.session, sandbox.place.home
+    try:
+        if place == "process":
+            session.create_process("sleep", ["60"], env={"LEAK": f"x{KEY}y"})
+        else:
+            path = {"file": "notes.txt", "deep file": "a/b/.c/d.json"}[place]
+            content = b"\xff" * 70_000 + f'"{KEY}"'.encode() + b"\0" * 10
+            session.fs.write_bytes(f"{home}/workspace/{path}", content)
+        proof = sandbox.prove()
+    finally:
+        sandbox.terminate(keep=False)
+
+    assert proof.verdict == "failed"
+    assert proof.probes[-1].seen == "present"
+
+
+def test_open_wall_fails_the_launch(local_keyed: LaunchRequest) -> None:
+    """Where the blocked host can be reached the launch fails, and leaves nothing running."""
+    events = Events()
+
+    with pytest.raises(ProofFailedError, match=r"the wall does not hold: example\.com by name"):
+        launch(
+            replace(local_keyed, hosts=("example.com",), allow_unproven=True),
+            opencode_server(local_keyed),
+            events,
+        )
+
+    assert status_of(events).phase == "failed"
+    assert not live_sandboxes(local_keyed)
+
+
+def test_unreachable_model_fails_the_launch(local_keyed: LaunchRequest) -> None:
+    """With no network at all everything is refused: that is no proof."""
+    offline = replace(local_keyed.settings, upstreams=(f"{GATEWAY}=127.0.0.1:9",))
+
+    with pytest.raises(ProofFailedError, match="did not answer from inside"):
+        launch(
+            replace(local_keyed, settings=offline, allow_unproven=True),
+            opencode_server(local_keyed),
+            Events(),
+        )
+
+
+def test_launch_on_the_cloud_home_uploads_and_is_proven(
+    cloud: LaunchRequest, canary: Canary
+) -> None:
+    """The same launch without any of the local extras: uploaded, proven, asked, removed."""
+    events = Events()
+
+    sandbox = launch(cloud, opencode_server(cloud), events)
+    try:
+        status = status_of(events)
+        seen = canary.authorizations[:]
+        evidence = {p.asked: p.is_wall_evidence for p in sandbox.proof.probes}
+        lease = json.loads(
+            (cloud.settings.state_dir / "leases" / f"{sandbox.name}.json").read_text()
+        )
+    finally:
+        gone = sandbox.terminate()
+
+    assert [step.name for step in status.steps] == [
+        "create",
+        "binary",
+        "configure",
+        "serve",
+        "prove",
+    ]
+    assert status.phase == "locked"
+    assert not status.has_egress_record
+    assert sandbox.cut_model() is False
+    assert sandbox.records_since(0) == ()
+    assert seen == [f"Bearer {KEY}"]
+    assert evidence["example.com by name"]
+    assert not evidence["192.0.2.1 by address"]
+    assert (lease["home"], lease["url"]) == ("cloud", sandbox.url)
+    assert len(gone.removed) == 1
+
+
+def test_cloud_without_evidence_is_not_proven(cloud: LaunchRequest) -> None:
+    """A kernel that cannot reach the blocked host itself proves nothing; the user may accept."""
+    blind = replace(cloud, target=replace(cloud.target, kernel_address=("127.0.0.1", 9)))
+    events = Events()
+
+    with pytest.raises(ProofFailedError, match=r"cannot be proven from here.*--unproven"):
+        launch(blind, opencode_server(blind), Events())
+    sandbox = launch(replace(blind, allow_unproven=True), opencode_server(blind), events)
+    sandbox.terminate()
+
+    assert status_of(events).phase == "unproven"
+    assert [e.text for e in events.of(Warned) if isinstance(e, Warned)] == [
+        "locked, not proven from here: no probe has the wall's own evidence"
+    ]
+
+
+def test_scripted_model_is_refused_on_the_cloud(cloud: LaunchRequest, local: LaunchRequest) -> None:
+    """The demo model lives on this machine: the cloud home says so before anything starts."""
+    events = Events()
+
+    with pytest.raises(HomeUnavailableError, match="scripted demo model"):
+        launch(replace(cloud, model=local.model), opencode_server(local), events)
+
+    assert events.seen == []
+
+
+def test_mapped_model_is_refused_on_the_cloud(cloud: LaunchRequest, local: LaunchRequest) -> None:
+    """A name that leads to this machine is refused in one line on the cloud home."""
+    mapped = replace(
+        local.model,
+        is_scripted=False,
+        host="ollama.internal",
+        forward_url="http://127.0.0.1:11434",
+    )
+
+    with pytest.raises(HomeUnavailableError, match=r"ollama\.internal is mapped to this machine"):
+        launch(replace(cloud, model=mapped), opencode_server(local), Events())
+
+
+def test_server_that_ends_shows_its_last_lines(local: LaunchRequest) -> None:
+    """A server that ends at once fails the launch with what it said, and is cleaned up."""
+    server = ScriptServer("echo first; echo the port is taken >&2; exit 3")
+
+    with pytest.raises(SandboxLaunchError, match="ended with code 3") as caught:
+        launch(local, server, Events())
+
+    assert caught.value.step == "serve"
+    assert caught.value.log_lines[-1] == "the port is taken"
+    assert not live_sandboxes(local)
+
+
+def test_other_version_is_refused(local: LaunchRequest) -> None:
+    """A server of another version than the pinned one is not used."""
+    with pytest.raises(SandboxLaunchError, match=r"OpenCode 1\.18\.1, and 1\.18\.33"):
+        launch(local, ScriptServer("sleep 60", version="1.18.1"), Events())
+
+
+@pytest.mark.parametrize("step", ["binary", "create", "configure", "serve", "prove"])
+def test_interrupt_in_any_step_cleans_up(local: LaunchRequest, step: str) -> None:
+    """An Interrupt ends the launch, whatever it was at, and nothing stays running."""
+    events = Events()
+
+    def interrupt(event: StatusEvent) -> None:
+        events(event)
+        if isinstance(event, StepStarted) and event.name == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(local, opencode_server(local), interrupt)
+
+    assert [e.error for e in events.of(LaunchFailed) if isinstance(e, LaunchFailed)] == [
+        "interrupted"
+    ]
+    assert find_server(local.settings) is None or not live_sandboxes(local)
+    assert processes_of(local) == []
+    assert not list((local.settings.state_dir / "leases").glob("*.json"))
+
+
+def test_failure_carries_no_frame_with_the_key(local_keyed: LaunchRequest) -> None:
+    """What a launch raises has no exception behind it, whose frames would hold the key."""
+    with pytest.raises(SandboxLaunchError) as caught:
+        launch(local_keyed, ScriptServer("exit 1"), Events())
+
+    frames = []
+    trace = caught.value.__traceback__
+    while trace is not None:
+        frames.append(repr(trace.tb_frame.f_locals))
+        trace = trace.tb_next
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    assert KEY not in "".join(frames)
+
+
+def test_missing_binary_starts_nothing(local: LaunchRequest, tmp_path: Path) -> None:
+    """A named binary that is not there fails the first step, before any server is started."""
+    lost = replace(local, settings=replace(local.settings, binary=tmp_path / "lost"))
+
+    with pytest.raises(BinaryError, match="no file"):
+        launch(lost, opencode_server(local), Events())
+
+    assert find_server(local.settings) is None
+
+
+def test_killed_local_server_is_noticed(local: LaunchRequest) -> None:
+    """When the local server is killed the status says that the sandbox is gone, and why."""
+    events = Events()
+    sandbox = launch(local, opencode_server(local), events)
+    server = find_server(local.settings)
+    assert server is not None
+
+    os.kill(server.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while not events.of(WentDown) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    gone = sandbox.terminate()
+
+    assert status_of(events).phase == "failed"
+    assert "local server" in status_of(events).error
+    assert not sandbox.is_alive()
+    assert gone.removed != ()
+
+
+def test_work_is_kept_when_it_ends(local: LaunchRequest) -> None:
+    """What stands in the workspace at the end is copied into the user's state folder."""
+    sandbox = launch(local, opencode_server(local), Events())
+    sandbox._parts.session.fs.write_text(f"{sandbox.place.workspace}/notes.md", "hello")
+
+    gone = sandbox.terminate()
+
+    kept = local.settings.state_dir / "kept" / sandbox.name / "workspace.tar.gz"
+    assert gone.kept == (f"the agent's files: {kept}",)
+    assert kept.stat().st_mode & 0o077 == 0
+
+
+def test_first_event_names_home_and_hosts(local: LaunchRequest) -> None:
+    """Before anything is started the home, its reason and the allowed hosts are told."""
+    events = Events()
+
+    launch(local, opencode_server(local), events).terminate()
+
+    first = events.seen[0]
+    assert isinstance(first, LaunchStarted)
+    assert (first.home, first.home_reason) == ("local", "the test says so")
+    assert first.allowed_hosts == ("demo-model.internal",)
+    assert events.of(Proved)
