@@ -20,7 +20,6 @@ from tests.render.samples import (
     Down,
 )
 
-
 SESSION = "Session 3 turns, 4.1k tokens, $0.0412"
 
 
