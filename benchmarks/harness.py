@@ -84,10 +84,5 @@ def peers_python() -> str:
 
 def run_python(python: str, code: str) -> str:
     """Run code in a fresh process and give what it printed, without the last newline."""
-    done = subprocess.run(
-        [python, "-c", code],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
     return done.stdout.strip()

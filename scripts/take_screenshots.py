@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
-ERROR_CELL = "%%ask\nWhat is in the sandbox?"
-"""Run last, when the sandbox is gone."""
+ERROR_CELL = "%env OPENCODE_MAGIC_BINARY=/usr/bin/true\n%opencode_up"
+"""Run last, when the sandbox is gone: a server that ends at once is a launch that fails."""
 
 START_LIMIT_S = 60
 CELL_LIMIT_MS = 120_000
