@@ -176,6 +176,10 @@ class Registry:
         """Give all sandboxes in the order of their creation."""
         return [self._view(*pair) for pair in self._ledger.pairs()]
 
+    def running(self) -> list[View]:
+        """Give the sandboxes that run."""
+        return [view for view in self.views() if view.session.status == "running"]
+
     def session(self, session_id: str) -> View:
         """Give a session.
 
