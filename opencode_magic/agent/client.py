@@ -134,10 +134,15 @@ class AgentClient:
         self._call("DELETE", f"/session/{session_id}")
 
     def set_permissions(self, session_id: str, actions: Mapping[str, str]) -> None:
-        """Say for a session which permissions are allowed, asked for or denied; the last wins."""
+        """Say for a session what is allowed, asked for or denied, by permission; the last counts.
+
+        Sub-agents of OpenCode 1.18 inherit what is denied and not what must be asked. So where
+        something must be asked there are no sub-agents.
+        """
+        task = "deny" if "ask" in actions.values() else "allow"
         rules = [
             {"permission": permission, "pattern": "*", "action": action}
-            for permission, action in actions.items()
+            for permission, action in {"task": task, **actions}.items()
         ]
         self._call("PATCH", f"/session/{session_id}", {"permission": rules})
 

@@ -188,6 +188,22 @@ def test_a_permission_given_once_lets_the_turn_go_on(opencode: Running, session_
     assert turn.permissions == ()
 
 
+def test_a_session_asks_and_does_not_ask_as_it_is_told(opencode: Running, session_id: str) -> None:
+    """The last setting counts; while it asks there are no sub-agents, who would not ask."""
+    approver = ToldApprover(PermissionReply("once"))
+
+    opencode.client.set_permissions(session_id, {"bash": "ask", "edit": "ask"})
+    ask(opencode, session_id, script("bash echo hi", "write a.txt x"), approver=approver)
+    asked = [request.permission for request in approver.asked]
+    turn = ask(opencode, session_id, script('tool task {"prompt": "x"}', "results"))
+    opencode.client.set_permissions(session_id, {"bash": "allow", "edit": "allow"})
+    ask(opencode, session_id, script("bash echo hi", "write a.txt x"), approver=approver)
+
+    assert asked == ["bash", "edit"]
+    assert len(approver.asked) == len(asked)
+    assert turn.tools[0].tool == "invalid"
+
+
 def test_a_refusal_with_a_reason_lets_the_agent_go_on(opencode: Running, session_id: str) -> None:
     """The model reads the reason and answers."""
     approver = ToldApprover(PermissionReply("reject", "use another name"))
