@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
-ERROR_CELL = "%env OPENCODE_MAGIC_BINARY=/usr/bin/true\n%opencode_up"
-"""Run last, when the sandbox is gone: a server that ends at once is a launch that fails."""
+ERROR_CELL = "%opencode_up --model a-model --base-url https://models.example/v1"
+"""Run last, when the sandbox is gone: a model that does not answer is a launch that fails."""
 
 START_LIMIT_S = 60
 CELL_LIMIT_MS = 120_000
@@ -84,14 +84,14 @@ def take(page: Page, lab: Lab, folder: Path, theme: str) -> Iterator[tuple[str, 
     for index, source in enumerate(lab.cells):
         cell = page.locator(".jp-Notebook .jp-Cell").nth(index)
         start(cell)
-        if source.startswith("%opencode_up"):
+        if source == "%opencode_up":
             cell.get_by_text("Launching").first.wait_for(timeout=CELL_LIMIT_MS)
             page.wait_for_timeout(700)  # a moment in the middle of the launch
             yield shoot("launching", cell)
         wait_idle(page)
         if source == ERROR_CELL:
             yield shoot("error", cell)
-        elif source.startswith("%opencode_up"):
+        elif source == "%opencode_up":
             yield shoot("locked", cell)
         elif source.startswith("%%ask"):
             yield shoot("reply", cell)
