@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from opencode_magic.local.commands import Output
 
 NDJSON = "application/x-ndjson"
+LINE_BYTES = 256 * 1024
 SIGNALS = range(1, 65)
 
 
@@ -199,14 +200,15 @@ async def _log_lines(running: RunningCommand) -> AsyncIterator[bytes]:
 
 
 def _joined(outputs: list[Output]) -> Iterable[tuple[str, bytes]]:
-    """Join neighbours of the same stream: one line of the answer for them."""
-    current, parts = "", list[bytes]()
+    """Join neighbours of the same stream, up to a limit: one line of the answer for them."""
+    current, parts, size = "", list[bytes](), 0
     for output in outputs:
-        if output.stream != current and parts:
+        if parts and (output.stream != current or size > LINE_BYTES):
             yield current, b"".join(parts)
-            parts.clear()
+            parts, size = [], 0
         current = output.stream
         parts.append(output.data)
+        size += len(output.data)
     if parts:
         yield current, b"".join(parts)
 

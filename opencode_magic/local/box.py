@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from opencode_magic.local.bodies import RunRequest
 
 COMMANDS_KEPT = 200
-"""Ended commands beyond this number are forgotten, oldest first."""
+OUTPUT_KEPT_BYTES = 64 * 1024 * 1024
+"""Ended commands beyond this number, or with more output than this, are forgotten, oldest first."""
 log = logging.getLogger(__name__)
 
 
@@ -58,6 +59,14 @@ class RunningCommand:
         self.command = command
         self.bytes_written = 0
         self.stdin_lock = threading.Lock()
+        self._kept_bytes: int | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much output is kept of a command that has ended; 0 while it runs."""
+        if self._kept_bytes is None and self.command.exit_code is not None:
+            self._kept_bytes = sum(len(output.data) for output in self.command.outputs())
+        return self._kept_bytes or 0
 
     def payload(self, session_id: str) -> dict[str, object]:
         """Give the command as the API shows it."""
@@ -164,9 +173,13 @@ class Box:
         self.egress.close()
 
     def _forget_old(self) -> None:
-        ended = [key for key, item in self._commands.items() if item.command.exit_code is not None]
-        for key in ended[: max(0, len(self._commands) - COMMANDS_KEPT)]:
-            del self._commands[key]
+        kept_bytes = sum(item.kept_bytes for item in self._commands.values())
+        for key, item in list(self._commands.items()):
+            if len(self._commands) <= COMMANDS_KEPT and kept_bytes <= OUTPUT_KEPT_BYTES:
+                return
+            if item.command.exit_code is not None:
+                kept_bytes -= item.kept_bytes
+                del self._commands[key]
 
 
 class BoxFactory:

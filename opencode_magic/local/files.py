@@ -67,36 +67,42 @@ class Program:
         os.set_blocking(self._in, False)
         self._is_open = {self._in, self._out}
         self._complaint = b""
+        self._io = threading.Lock()
+        """Held while a pipe is in use: its number may be another file's once it is closed."""
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
 
     def write(self, data: bytes) -> bool:
         """Give it bytes; False when it takes no more."""
         view = memoryview(data)
-        while view:
-            ready = select.select([], [self._in], [], STALL_TIMEOUT_S)[1]
-            if not ready:
-                self.kill()
-                return False
-            try:
-                view = view[os.write(self._in, view) :]
-            except BlockingIOError:
-                continue
-            except OSError:
-                return False
+        with self._io:
+            while view:
+                if self._in not in self._is_open or not _is_ready(self._in, select.POLLOUT):
+                    self.kill()
+                    return False
+                try:
+                    view = view[os.write(self._in, view) :]
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    return False
         return True
 
     def end_input(self) -> None:
-        """Let it see the end of its input."""
-        self._close(*({self._in} & self._is_open))
-        self._is_open.discard(self._in)
+        """Let it see the end of its input. Twice is harmless."""
+        with self._io:
+            self._close(*({self._in} & self._is_open))
+            self._is_open.discard(self._in)
 
     def read(self) -> bytes:
         """Give some of its output; empty at the end."""
-        if not select.select([self._out], [], [], STALL_TIMEOUT_S)[0]:
-            self.kill()
-            return b""
-        return os.read(self._out, CHUNK_BYTES)
+        with self._io:
+            if self._out not in self._is_open:
+                return b""
+            if not _is_ready(self._out, select.POLLIN):
+                self.kill()
+                return b""
+            return os.read(self._out, CHUNK_BYTES)
 
     def finish(self) -> tuple[int, str]:
         """Wait for its end; gives the exit code and the first line that it complained with."""
@@ -116,8 +122,9 @@ class Program:
         """End it if it still runs, and give its pipes back. Twice is harmless."""
         if not self._child.exited.done():
             self.kill()
-        open_now, self._is_open = self._is_open, set()
-        self._close(*open_now)
+        with self._io:
+            open_now, self._is_open = self._is_open, set()
+            self._close(*open_now)
 
     def _read_errors(self) -> None:
         while data := os.read(self._err, STDERR_LIMIT_BYTES):
@@ -210,3 +217,10 @@ def make_folder(box: Box, path: str, *, is_recursive: bool) -> None:
         raise ApiError(
             404 if is_missing else 400, "not_found" if is_missing else "mkdir_failed", complaint
         )
+
+
+def _is_ready(descriptor: int, event: int) -> bool:
+    """Wait for a pipe; `select` could not, once the server has a thousand files open."""
+    waiting = select.poll()
+    waiting.register(descriptor, event)
+    return bool(waiting.poll(STALL_TIMEOUT_S * 1000))

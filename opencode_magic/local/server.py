@@ -7,6 +7,7 @@ import fcntl
 import importlib.metadata
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -35,6 +36,7 @@ PROTOCOL = 1
 SOCKET_PATH_LIMIT_BYTES = 107
 IDLE_LOOK_S = 0.5
 GRACE_S = 2
+FILES_WANTED = 65_536
 LOG_LIMIT_BYTES = 1_000_000
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ def serve(options: ServeOptions) -> int:
     # What a sandbox is given must be readable for its user, who as root's guest is another one;
     # what is ours stands in folders that only we may enter.
     os.umask(0o022)
+    _allow_many_files()
     for folder in (options.runtime_dir, options.state_dir):
         _make_private(folder)
     lock = os.open(options.runtime_dir / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
@@ -250,6 +253,14 @@ def _load_token(token_file: Path | None) -> str:
     with os.fdopen(descriptor, "w") as file:
         file.write(token)
     return token
+
+
+def _allow_many_files() -> None:
+    """Take what the system allows: a sandbox needs some twenty descriptors, the usual is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, FILES_WANTED)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _make_private(folder: Path) -> None:

@@ -463,3 +463,11 @@ def test_cut_stream_goes_on(box: sdk.SyncSandbox, server: LocalServer) -> None:
     assert process.wait() == 0
     assert process.stdout is not None
     assert process.stdout.read() == "done\n"
+
+
+def test_much_output_arrives_whole(box: sdk.SyncSandbox) -> None:
+    """Output of many megabytes is neither lost nor mixed up."""
+    script = "for i in 0 1 2 3 4 5 6 7 8 9; do head -c 1000000 /dev/zero | tr '\\0' $i; done"
+    done = box.run_process("sh", ["-c", script], capture_output=True)
+
+    assert done.stdout == "".join(str(digit) * 1_000_000 for digit in range(10))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.local.servers import wait_for
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -171,3 +173,20 @@ def test_agents_own_tar_is_not_run(server: LocalServer, session_id: str) -> None
     write(server, session_id, archive((member("vercel/after"), b"real")))
 
     assert read(server, session_id, "/vercel/after").body == b"real"
+
+
+def test_reader_that_leaves_disturbs_nobody(server: LocalServer, session_id: str) -> None:
+    """A download that is broken off ends its program, and the next one is whole."""
+    shell(server, session_id, "head -c 50000000 /dev/zero > /vercel/large")
+    for _ in range(5):
+        connection = server.connection()
+        path = f"/api{SESSIONS}/{session_id}/fs/read"
+        headers = {"authorization": f"Bearer {server.token}"}
+        connection.request("POST", path, body=b'{"path":"/vercel/large"}', headers=headers)
+        connection.getresponse().read(1000)
+        connection.close()
+    whole = read(server, session_id, "/vercel/large").body
+    wait_for(lambda: "cat" not in shell(server, session_id, "ps -eo comm"), 5)
+
+    assert whole == bytes(50_000_000)
+    assert "cat" not in shell(server, session_id, "ps -eo comm")
