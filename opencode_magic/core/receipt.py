@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from opencode_magic.core.policy import REASON_NOT_LISTED, canonical_host
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from opencode_magic.core.egress import EgressRecord
     from opencode_magic.core.parts import ToolPart
     from opencode_magic.core.policy import NetworkPolicy
+
+
+class _Printer(Protocol):
+    """The part of IPython's pretty printer that is used."""
+
+    def text(self, text: str) -> object: ...
+
 
 ReceiptSource = Literal["firewall record", "tool reports"]
 
@@ -29,6 +36,10 @@ class HostCount:
     count: int
     reason: str = ""
 
+    def __str__(self) -> str:
+        times = "once" if self.count == 1 else f"{self.count} times"
+        return f"{self.host} port {self.port}, {times}" + (self.reason and f": {self.reason}")
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -39,6 +50,17 @@ class Receipt:
     source: ReceiptSource
     is_complete: bool
     """True only where every attempt is known (the local home's record, without gaps)."""
+
+    def __str__(self) -> str:
+        lines = [f"reached {place}" for place in self.reached]
+        lines += [f"blocked {place}" for place in self.blocked]
+        known = "complete" if self.is_complete else "not complete"
+        return "\n".join(
+            [*(lines or ["nothing left the sandbox"]), f"from the {self.source}, {known}"]
+        )
+
+    def _repr_pretty_(self, printer: _Printer, cycle: bool) -> None:  # noqa: FBT001, ARG002 - IPython calls it so
+        printer.text(str(self))
 
 
 def receipt_from_records(records: Iterable[EgressRecord], *, is_complete: bool = True) -> Receipt:

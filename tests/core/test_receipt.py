@@ -81,3 +81,19 @@ def test_nothing_is_lost(records: list[EgressRecord]) -> None:
     counted = sum(place.count for place in (*receipt.reached, *receipt.blocked))
 
     assert counted == len(records)
+
+
+def test_a_receipt_reads_as_lines() -> None:
+    """Printed, a receipt says what was reached, what was blocked and why, and how we know."""
+    receipt = receipt_from_records([ALLOWED, BLOCKED, BLOCKED], is_complete=False)
+
+    assert str(receipt).splitlines() == [
+        "reached model.example port 443, once",
+        "blocked example.com port 443, 2 times: not in the network policy",
+        "from the firewall record, not complete",
+    ]
+
+
+def test_an_empty_receipt_says_so() -> None:
+    """A turn that reached nothing has a receipt that can be read too."""
+    assert str(receipt_from_records([])).splitlines()[0] == "nothing left the sandbox"
