@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from opencode_magic.core.opencode import BINARY_IN_TARBALL, PACKAGES, PORT, VERSION, Place
+from opencode_magic.core.opencode import PACKAGES, PORT, VERSION, Place
 from opencode_magic.core.policy import HostRules, NetworkPolicy
 from opencode_magic.core.policy_wire import parse_pattern
 from opencode_magic.core.status import (
@@ -22,17 +22,20 @@ from opencode_magic.core.status import (
     StepStarted,
     Warned,
 )
-from opencode_magic.errors import ProofFailedError, SandboxLaunchError
-from opencode_magic.sandbox import ending, opencode, workspace
+from opencode_magic.errors import SandboxLaunchError
+from opencode_magic.sandbox import ending, opencode
 from opencode_magic.sandbox.connect import Connection, connect
 from opencode_magic.sandbox.egress import EgressFeed
 from opencode_magic.sandbox.faults import describe
 from opencode_magic.sandbox.handle import Parts, Sandbox, read_log_tail
+from opencode_magic.sandbox.inside import Inside
 from opencode_magic.sandbox.key_scan import KeyScan
 from opencode_magic.sandbox.lease import new_lease, remove_lease, with_route, write_lease
 from opencode_magic.sandbox.names import new_name
 from opencode_magic.sandbox.policy import to_sdk_policy
 from opencode_magic.sandbox.prove import Prover
+from opencode_magic.sandbox.proving import Proving
+from opencode_magic.sandbox.verdict import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,35 +75,6 @@ class _Note:
     """A step writes here what a person should read beside it."""
 
     detail: str = ""
-
-
-class _Proving(threading.Thread):
-    """Runs the probes while the server boots; what it raised is raised again by ``result``."""
-
-    def __init__(self, prover: Prover, feed: EgressFeed | None) -> None:
-        super().__init__(name="prove", daemon=True)
-        self._prover = prover
-        self._feed = feed
-        self._proof: Proof | None = None
-        self._error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            if self._feed is None:
-                self._proof, _ = self._prover.run()
-                return
-            with self._feed.holding() as own:
-                self._proof, seqs = self._prover.run()
-                own.update(seqs)
-        except Exception as exc:  # noqa: BLE001 - a thread's outer edge; raised again by result()
-            self._error = exc
-
-    def result(self) -> Proof:
-        """Wait for the proof."""
-        self.join()
-        if self._proof is None:
-            raise self._error or RuntimeError("the proof ended without a word")
-        return self._proof
 
 
 class Steps:
@@ -154,13 +128,15 @@ class Steps:
             place, found = self._prepare()
         place = self._place_binary(place, found)
         with self._step("configure") as note:
-            self._configure(place)
+            self._inside().write(self._server.files(place))
             note.detail = "key stays outside" if self._model.is_key_outside else "no key needed"
         proving, url, version = self._serve(place, box)
         with self._step("prove") as note:
             proof = proving.result()
             self._emit(Proved(proof))
-            self._judge(proof)
+            warning = require(proof, allow_unproven=self._request.allow_unproven)
+            if warning:
+                self._emit(Warned(warning))
             refused = sum(probe.must == "refused" for probe in proof.probes)
             note.detail = f"{refused} probes refused"
         return self._finish(place, url, version, proof)
@@ -266,40 +242,22 @@ class Steps:
 
     def _prepare(self) -> tuple[Place, str]:
         """Make the workspace; give the place, and the OpenCode that the image holds, or empty."""
-        script = workspace.PREPARE + 'printf "%s\\n" "$HOME" "$(command -v opencode || true)"\n'
-        if self._home == "cloud":
-            script += "opencode --version 2>/dev/null || true\n"
-        done = self._run("sh", ["-c", script])
-        lines = [*(done or "").splitlines(), "", "", ""]
-        home, found, version = lines[0], lines[1], lines[2]
-        if not home.startswith("/"):
-            raise SandboxLaunchError("the sandbox does not say where its home is", step="create")
-        own = f"{home}/.opencode-magic"
+        found = self._inside().prepare(asks_version=self._home == "cloud")
+        own = f"{found.home}/.opencode-magic"
         self._log_path = f"{own}/server.log"
         is_local_image = self._connection is not None and self._connection.has_opencode
-        is_pinned = version.strip() == VERSION
-        if is_local_image:
-            found, is_pinned = LOCAL_BINARY, True
+        binary = found.binary if found.version == VERSION else ""
         place = Place(
-            home=home,
-            workspace=f"{home}/workspace",
-            binary=found,
+            home=found.home,
+            workspace=f"{found.home}/workspace",
+            binary="",
             temporary=f"{own}/tmp",  # noqa: S108 - inside the sandbox
             bind_host="127.0.0.1" if self._home == "local" else "0.0.0.0",
         )
-        return place, found if is_pinned else ""
+        return place, LOCAL_BINARY if is_local_image else binary
 
-    def _run(self, program: str, arguments: list[str], *, limit_s: float = 60.0) -> str:
-        done = self._in_session().run_process(
-            program, arguments, kill_after=limit_s, capture_output=True
-        )
-        if done.returncode != 0:
-            said = (done.stderr or "").strip().splitlines()
-            what = said[-1] if said else f"exit code {done.returncode}"
-            raise SandboxLaunchError(
-                f"{self.failed_label} failed: {what}", step=self.current, log_lines=said
-            )
-        return done.stdout or ""
+    def _inside(self) -> Inside:
+        return Inside(self._in_session(), self._settings, self.current, self.failed_label)
 
     def _in_session(self) -> SyncSandboxRuntimeSession:
         assert self._session is not None
@@ -313,42 +271,22 @@ class Steps:
             if found and self._settings.binary is None:
                 note.detail = "in the image"
                 return replace(place, binary=found)
-            uploaded = self._upload(place)
+            uploaded = self._inside().upload(f"{place.home}/.opencode-magic", UPLOAD_PACKAGE)
             note.detail = "verified, uploaded"
         return replace(place, binary=uploaded)
 
-    def _upload(self, place: Place) -> str:
-        folder = f"{place.home}/.opencode-magic"
-        session = self._in_session()
-        tarball = opencode.ensure_tarball(self._settings, UPLOAD_PACKAGE)
-        if tarball is None:
-            binary = opencode.ensure_binary(self._settings)
-            session.fs.write_bytes(f"{folder}/bin/opencode", binary.path.read_bytes(), mode=0o755)
-            return f"{folder}/bin/opencode"
-        packed = f"{folder}/opencode.tgz"
-        session.fs.write_bytes(packed, tarball.read_bytes())
-        script = f'mkdir -p "$2" && tar -xzf "$1" -C "$2" --strip-components=2 {BINARY_IN_TARBALL}'
-        self._run("sh", ["-c", f'{script} && rm "$1"', "sh", packed, f"{folder}/bin"])
-        return f"{folder}/bin/opencode"
-
-    def _configure(self, place: Place) -> None:
-        with self._in_session().fs.batch() as batch:
-            for file in self._server.files(place):
-                batch.write_bytes(file.path, file.content, mode=file.mode)
-
-    def _serve(self, place: Place, box: SyncSandbox) -> tuple[_Proving, str, str]:
+    def _serve(self, place: Place, box: SyncSandbox) -> tuple[Proving, str, str]:
         with self._step("serve") as note:
             url = next((r.url for r in box.routes if r.port == place.port), "")
             if not url:
                 raise SandboxLaunchError("the home published no port", step="serve")
-            command = self._server.command(place)
-            self._process = self._in_session().create_process(
-                "sh",
-                ["-c", 'log=$1; shift; exec "$@" >"$log" 2>&1', "sh", self._log_path, *command],
+            self._process = self._inside().start(
+                self._server.command(place),
+                log_path=self._log_path,
                 cwd=place.workspace,
                 env=self._server.environment(place),
             )
-            proving = _Proving(self._prover(place), self._feed)
+            proving = Proving(self._prover(place), self._feed)
             proving.start()
             version = self._wait_healthy(url)
             note.detail = "healthy"
@@ -395,35 +333,6 @@ class Steps:
             folders=(place.home, "/tmp", "/run", "/etc"),  # noqa: S108 - inside the sandbox
             skip=f"{own}/bin/opencode",
             target=self._request.target,
-        )
-
-    def _judge(self, proof: Proof) -> None:
-        """Let a launch end only proven, or unproven where the user said so."""
-        if proof.verdict == "proven":
-            return
-        wrong = next((p for p in proof.probes if p.seen in {"got through", "present"}), None)
-        if wrong is not None:
-            raise ProofFailedError(
-                f"the wall does not hold: {wrong.asked} {wrong.seen} ({wrong.evidence})",
-                step="prove",
-                next_step="do not use this home; run: %opencode_doctor",
-            )
-        model = proof.probes[0]
-        if not model.is_as_it_must:
-            raise ProofFailedError(
-                f"the model's host {model.asked} did not answer from inside: {model.evidence}",
-                step="prove",
-                next_step="check this machine's network and the model's address",
-            )
-        if self._request.allow_unproven:
-            self._emit(Warned("locked, not proven from here: no probe has the wall's own evidence"))
-            return
-        odd = next((p for p in proof.probes if not p.is_as_it_must), None)
-        detail = f": {odd.asked}: {odd.evidence}" if odd is not None else ""
-        raise ProofFailedError(
-            f"the wall cannot be proven from here{detail}",
-            step="prove",
-            next_step="behind a company proxy, accept that with: %opencode_up --unproven",
         )
 
     def _finish(self, place: Place, url: str, version: str, proof: Proof) -> Sandbox:
