@@ -36,10 +36,12 @@ class Child:
     Attributes:
         pid: Its process id inside.
         exited: Gets the exit code (128 + signal number where a signal ended it) once.
+        notes: Lines about it for a person, such as a limit that was reached.
     """
 
     def __init__(self, children: Children, pid: int) -> None:
         self.pid = pid
+        self.notes: list[str] = []
         self.exited: Future[int] = Future()
         self._children = children
 
@@ -112,6 +114,13 @@ class Children:
         request = {"op": "signal", "pid": pid, "signal": number, "is_group": is_group}
         with contextlib.suppress(WireError), self._send_lock:
             send_message(self._channel, request)
+
+    def note(self, pid: int, line: str) -> None:
+        """Keep a line for the program of this pid, where it runs."""
+        with self._lock:
+            child = self._running.get(pid)
+            if child is not None:
+                child.notes.append(line)
 
     def close(self) -> None:
         """Stop talking; the first process ends when it sees that, and all others with it."""

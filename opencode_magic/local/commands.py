@@ -199,6 +199,8 @@ class Command:
         """Keep what stood in the pipes at the exit, then end; nobody waits for a pipe's end."""
         for fd in list(self._reading.values()):
             pump().drain(fd, _waiting_bytes(fd))
+        for line in self._child.notes:
+            self._take("stderr", f"opencode-magic: {line}\n".encode())
         if self._spec.is_group_ended:
             self.signal(signal.SIGKILL)
         with self._news:

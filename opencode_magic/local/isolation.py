@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,9 +43,22 @@ _MASKED_IN_PROC = (
 _READ_ONLY_IN_PROC = ("sys", "fs", "bus", "irq", "scsi", "acpi", "driver", "tty")
 
 
+def default_memory_bytes() -> int:
+    """Give half of this machine's memory, at least 2 GiB."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(2 * GIB, total // 2)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one sandbox may use, as far as the kernel itself keeps count."""
+    """What one sandbox may use. The kernel counts all but the first three, the watchdog those."""
+
+    memory_bytes: int = field(default_factory=default_memory_bytes)
+    """Memory of all processes together; the default is half of the machine's, at least 2 GiB."""
+    disk_bytes: int = 20 * GIB
+    """Home and temporary folder together."""
+    disk_files: int = 2_000_000
+    """Files and folders in them."""
 
     processes: int = 1024
     """Processes and threads of the whole sandbox."""

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from opencode_magic.local.children import Child, Children
 from opencode_magic.local.pump import pump
 from opencode_magic.local.seccomp import seccomp_filter
 from opencode_magic.local.start import KeeperPlace
+from opencode_magic.local.watchdog import Breach, Process, Watchdog
 from opencode_magic.local.wire import MessageReader, WireError, send_message
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Keeper:
         uid: The host's user id that the sandbox's processes and files belong to.
         pid: The host's process id of the outermost process.
         ended: Gets why, once, when the sandbox or its keeper is gone.
+        breaches: Limits that were reached, and which process was ended for it, oldest first.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, uid: int) -> None:
@@ -66,6 +67,8 @@ class Keeper:
         self._lock = threading.Lock()
         self._children: Children | None = None
         self._limits: Limits | None = None
+        self._watchdog: Watchdog | None = None
+        self.breaches: list[Breach] = []
 
     @classmethod
     def prepare(cls, place: KeeperPlace) -> Keeper:
@@ -135,6 +138,8 @@ class Keeper:
             finally:
                 os.close(seccomp)
                 os.close(arguments)
+        self._watchdog = Watchdog(self, spec.folder, spec.limits, self._note)
+        self._watchdog.start()
 
     def spawn(
         self,
@@ -215,9 +220,34 @@ class Keeper:
         """Whether the sandbox's processes can still run."""
         return self._process.poll() is None and not self.ended.done()
 
+    def processes(self) -> list[Process]:
+        """Give what runs inside, the largest first, without the sandbox's own first process.
+
+        Raises:
+            OSError: The sandbox is gone.
+        """
+        rows = self._ask({"op": "usage"}).get("rows")
+        return [Process(*row) for row in rows] if isinstance(rows, list) else []
+
+    def shares(self, pids: Sequence[int]) -> Mapping[int, int]:
+        """Give each process's share of memory, shared pages divided, where it can be known."""
+        shares = self._ask({"op": "shares", "pids": list(pids)}).get("shares")
+        known = shares.items() if isinstance(shares, dict) else ()
+        return {int(pid): share for pid, share in known if share is not None}
+
+    def deleted_bytes(self, pids: Sequence[int]) -> int:
+        """Give the disk held by open files that have no name any more."""
+        return int(str(self._ask({"op": "deleted", "pids": list(pids)}).get("bytes", 0)))
+
+    def kill(self, pids: Sequence[int]) -> None:
+        """End processes, by their pid in ``processes``, at once."""
+        self._ask({"op": "kill", "pids": list(pids)})
+
     def close(self) -> None:
         """End everything inside and wait for it. Twice is harmless."""
         self._end("it was closed")
+        if self._watchdog is not None:
+            self._watchdog.stop()
         self._control.close()
         for listener in self.listeners.values():
             listener.close()
@@ -256,6 +286,17 @@ class Keeper:
             send_message(self._control, message, fds)
             return self._reader.read()
 
+    def _ask(self, message: Mapping[str, object]) -> dict[str, object]:
+        try:
+            return self._request(message)[0]
+        except WireError as exc:
+            raise ConnectionError(str(exc)) from exc
+
+    def _note(self, breach: Breach) -> None:
+        self.breaches.append(breach)
+        if self._children is not None:
+            self._children.note(breach.process.inner_session, breach.line)
+
     def _end(self, reason: str) -> None:
         with contextlib.suppress(Exception):  # somebody else said why before
             self.ended.set_result(reason)
@@ -282,12 +323,3 @@ def _unavailable(errors: bytes) -> HomeUnavailableError:
         f"the sandbox's walls cannot be built here: {said}",
         next_step="python -m opencode_magic.local doctor says what is missing",
     )
-
-
-def measure_start(place: KeeperPlace) -> float:
-    """Give how many seconds a keeper takes until it is ready; ends it again."""
-    began = time.perf_counter()
-    keeper = Keeper.prepare(place)
-    took_s = time.perf_counter() - began
-    keeper.close()
-    return took_s

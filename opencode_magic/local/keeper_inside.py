@@ -17,6 +17,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from opencode_magic.local.bpf import attempts_filter
+from opencode_magic.local.usage import deleted_bytes, proportional_bytes, usage
 from opencode_magic.local.wire import MessageReader, WireError, send_message
 
 if TYPE_CHECKING:
@@ -127,15 +128,42 @@ def serve(control: socket.socket) -> int:
             if ready[-1] != control.fileno():
                 return 0
             for message, fds in reader.read_ready():
-                match message.get("op"):
-                    case "socket":
-                        _give_socket(control, message)
-                    case "enter":
-                        watched.append(os.pidfd_open(_enter(message, fds)))
-                        send_message(control, {"event": "entered"})
+                if message.get("op") == "enter":
+                    watched.append(os.pidfd_open(_enter(message, fds)))
+                    send_message(control, {"event": "entered"})
+                else:
+                    _answer(control, message)
                 for fd in fds:
                     os.close(fd)
     return 0
+
+
+def _answer(control: socket.socket, message: dict[str, object]) -> None:
+    pids = _numbers(message, "pids")
+    match message.get("op"):
+        case "socket":
+            _give_socket(control, message)
+        case "usage":
+            send_message(control, usage())
+        case "shares":
+            send_message(control, {"shares": {str(pid): proportional_bytes(pid) for pid in pids}})
+        case "deleted":
+            send_message(control, {"bytes": deleted_bytes(pids)})
+        case "kill":
+            _kill(pids)
+            send_message(control, {"event": "killed"})
+
+
+def _numbers(message: dict[str, object], name: str) -> list[int]:
+    values = message.get(name)
+    return [int(value) for value in values] if isinstance(values, list) else []
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        if pid > 1:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _give_socket(control: socket.socket, message: dict[str, object]) -> None:

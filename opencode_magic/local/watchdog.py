@@ -1,0 +1,186 @@
+"""Keeps a sandbox within the limits that no rlimit can hold: memory and disk of all together.
+
+It looks more often the nearer a limit is, and ends the process that took most. Each such end is
+a ``Breach``, which the command it belonged to shows as its last line.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from opencode_magic.local.isolation import Limits
+
+FASTEST_BYTES_S = 2 * 1024**3
+"""A sandbox is not expected to take memory faster than so many bytes a second."""
+LONGEST_WAIT_S, SHORTEST_WAIT_S = 1.0, 0.05
+COUNT_STEP_BYTES = 64 * 1024**2
+COUNT_STEP_FILES = 20_000
+SLOWEST_COUNT_S = 60.0
+_DU_TIMEOUT_S = 120.0
+_MIB = 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of the sandbox."""
+
+    pid: int
+    """As the keeper knows it."""
+    inner_pid: int
+    inner_session: int
+    """The pid inside of the command it belongs to, unless it made a session of its own."""
+    memory_bytes: int
+    written_bytes: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A limit was reached and a process was ended for it."""
+
+    kind: Literal["memory", "disk", "files"]
+    used: int
+    limit: int
+    process: Process
+
+    @property
+    def line(self) -> str:
+        """What a person reads."""
+        most = f"{self.limit} files" if self.kind == "files" else f"{self.limit // _MIB} MiB"
+        what = "memory" if self.kind == "memory" else "disk"
+        return f"{self.process.name!r} was ended: the sandbox is over its limit of {most} of {what}"
+
+
+class Gauge(Protocol):
+    """What a watchdog needs of a keeper."""
+
+    def processes(self) -> list[Process]:
+        """Give the sandbox's processes, the largest first."""
+
+    def shares(self, pids: Sequence[int]) -> Mapping[int, int]:
+        """Give each process's share of memory, where it can be known."""
+
+    def deleted_bytes(self, pids: Sequence[int]) -> int:
+        """Give the disk held by open files without a name."""
+
+    def kill(self, pids: Sequence[int]) -> None:
+        """End processes at once."""
+
+
+class Watchdog:
+    """One thread that watches one sandbox until ``stop``."""
+
+    def __init__(
+        self, gauge: Gauge, folder: Path, limits: Limits, note: Callable[[Breach], None]
+    ) -> None:
+        self._gauge = gauge
+        self._folders = (folder / "home", folder / "tmp")
+        self._limits = limits
+        self._note = note
+        self._stopped = threading.Event()
+        self._free_bytes, self._free_files = self._free()
+        self._counted_at = time.monotonic()
+        self._next_count_s = 0.0
+        self._is_disk_over = False
+
+    def start(self) -> None:
+        """Begin to watch."""
+        threading.Thread(target=self._watch, name="sandbox-watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """Watch no more. Twice is harmless."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        wait_s = SHORTEST_WAIT_S
+        while not self._stopped.wait(wait_s):
+            try:
+                wait_s = self.look()
+            except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+                wait_s = LONGEST_WAIT_S  # the sandbox is ending, or busy: looked at again
+
+    def look(self) -> float:
+        """Look once, act on it, and give how long to wait for the next look."""
+        processes = self._gauge.processes()
+        used = sum(process.memory_bytes for process in processes)
+        limit = self._limits.memory_bytes
+        if used > limit:
+            used = self._used_with_shared_once(processes)
+        if used > limit:
+            self._end(Breach("memory", used, limit, processes[0]))
+            return SHORTEST_WAIT_S
+        self._look_at_disk(processes)
+        if self._is_disk_over:
+            return SHORTEST_WAIT_S
+        return min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, (limit - used) / FASTEST_BYTES_S))
+
+    def _used_with_shared_once(self, processes: Sequence[Process]) -> int:
+        shares = self._gauge.shares([process.pid for process in processes])
+        return sum(shares.get(process.pid, process.memory_bytes) for process in processes)
+
+    def _look_at_disk(self, processes: Sequence[Process]) -> None:
+        """Count what stands in the folders, where the disk has lost room or time went by.
+
+        Counting is slow; how much room a disk has is known at once.
+        """
+        now = time.monotonic()
+        waited_s = now - self._counted_at
+        free_bytes, free_files = self._free()
+        has_lost_room = (
+            self._free_bytes - free_bytes > COUNT_STEP_BYTES
+            or self._free_files - free_files > COUNT_STEP_FILES
+        )
+        is_due = has_lost_room or self._is_disk_over or waited_s > SLOWEST_COUNT_S
+        if waited_s < self._next_count_s or not is_due:
+            return
+        self._free_bytes, self._free_files = free_bytes, free_files
+        used_bytes, used_files = self._count()
+        used_bytes += self._gauge.deleted_bytes([process.pid for process in processes])
+        self._counted_at = time.monotonic()
+        self._next_count_s = min(SLOWEST_COUNT_S, 5 * (self._counted_at - now))
+        self._judge_disk(processes, used_bytes, used_files)
+
+    def _judge_disk(self, processes: Sequence[Process], used_bytes: int, used_files: int) -> None:
+        limits = self._limits
+        is_over = used_bytes > limits.disk_bytes or used_files > limits.disk_files
+        # Where nobody is left to end, what stands there stays, and is looked at at leisure.
+        self._is_disk_over = is_over and bool(processes)
+        if not self._is_disk_over:
+            return
+        writer = max(processes, key=lambda process: process.written_bytes)
+        if used_bytes > limits.disk_bytes:
+            self._end(Breach("disk", used_bytes, limits.disk_bytes, writer))
+        else:
+            self._end(Breach("files", used_files, limits.disk_files, writer))
+
+    def _end(self, breach: Breach) -> None:
+        self._note(breach)
+        self._gauge.kill([breach.process.pid])
+
+    def _free(self) -> tuple[int, int]:
+        found = os.statvfs(self._folders[0])
+        return found.f_bfree * found.f_frsize, found.f_ffree
+
+    def _count(self) -> tuple[int, int]:
+        """Give bytes and files; ``du`` goes down to any depth, which a walk in Python does not."""
+        used = []
+        for option in ("--block-size=1", "--inodes"):
+            argv = ["du", "-sxc", option, "--", *map(str, self._folders)]
+            said = subprocess.run(
+                argv,
+                capture_output=True,
+                check=False,
+                timeout=_DU_TIMEOUT_S,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+            ).stdout
+            used.append(int(said.splitlines()[-1].split()[0]))
+        return used[0], used[1]

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import time
+
+from opencode_magic.local.isolation import MIB, Limits
+from tests.local import keepers
+from tests.local.keepers import eventually
+
+EAT = "import time; kept = bytearray({size} << 20); time.sleep(30)"
+FILL = "i=0; while true; do i=$((i + 1)); head -c 4000000 /dev/zero > {folder}/f$i; done"
+
+
+def test_memory_of_all_processes_together_is_limited() -> None:
+    """A program that takes more than the sandbox may is ended, and its command says why."""
+    with keepers.sandbox(Limits(memory_bytes=200 * MIB)) as made:
+        eater = made.start("python3", "-c", EAT.format(size=400))
+        code = eater.wait(20)
+        said = b"".join(output.data for output in eater.outputs()).decode()
+
+        assert code == 137
+        assert "was ended: the sandbox is over its limit of 200 MiB of memory" in said
+        assert [breach.kind for breach in made.keeper.breaches] == ["memory"]
+        assert made.run("echo", "on") == (0, "on\n")
+
+
+def test_small_eaters_count_together() -> None:
+    """Processes that are each far below the limit are over it together."""
+    with keepers.sandbox(Limits(memory_bytes=200 * MIB)) as made:
+        eaters = [made.start("python3", "-c", EAT.format(size=50)) for _ in range(6)]
+
+        assert eventually(lambda: len(made.keeper.breaches) >= 2, timeout_s=20)
+        used = sum(process.memory_bytes for process in made.keeper.processes())
+        assert used < 300 * MIB
+        for eater in eaters:
+            eater.signal(9)
+
+
+def test_shared_pages_count_once() -> None:
+    """Processes that share one large memory are not over a limit that it fits."""
+    source = (
+        "import mmap, os, time\n"
+        "shared = mmap.mmap(-1, 100 << 20)\n"
+        "shared.write(bytes(100 << 20))\n"
+        "for _ in range(3):\n"
+        "    if os.fork() == 0: sum(shared[::4096]); time.sleep(1); os._exit(0)\n"
+        "for _ in range(3): print(os.wait()[1])\n"
+    )
+    with keepers.sandbox(Limits(memory_bytes=250 * MIB)) as made:
+        assert made.run("python3", "-c", source) == (0, "0\n0\n0\n")
+        assert made.keeper.breaches == []
+
+
+def test_a_disk_filler_is_ended() -> None:
+    """Whoever fills home or the temporary folder is ended soon after the limit, and told so."""
+    for folder in ("/vercel", "/var/tmp"):
+        with keepers.sandbox(Limits(disk_bytes=100 * MIB)) as made:
+            filler = made.start("sh", "-c", FILL.format(folder=folder))
+            began = time.monotonic()
+            while filler.wait(0.1) is None and time.monotonic() - began < 20:
+                pass
+            said = b"".join(output.data for output in filler.outputs()).decode()
+
+            assert filler.exit_code == 137
+            assert "limit of 100 MiB of disk" in said
+            assert made.run("echo", "on") == (0, "on\n")
+
+
+def test_a_deleted_file_counts_while_it_is_open() -> None:
+    """A file that was unlinked and is still written to counts as disk."""
+    source = (
+        "import os, time\n"
+        "f = open('/vercel/gone', 'wb'); os.unlink('/vercel/gone')\n"
+        "for _ in range(200): f.write(bytes(2 << 20)); f.flush(); time.sleep(0.01)\n"
+        "time.sleep(20)"
+    )
+    with keepers.sandbox(Limits(disk_bytes=100 * MIB)) as made:
+        assert made.run("python3", "-c", source)[0] == 137
+
+
+def test_processes_are_listed_as_the_sandbox_knows_them() -> None:
+    """Each process has its pid inside and the command it belongs to; the first is not listed."""
+    with keepers.sandbox() as made:
+        command = made.start("sh", "-c", "sleep 60 & wait")
+        assert eventually(lambda: len(made.keeper.processes()) == 2, timeout_s=5)
+        listed = {process.name: process for process in made.keeper.processes()}
+        command.signal(9)
+
+    assert listed["sh"].inner_pid == command.pid
+    assert {process.inner_session for process in listed.values()} == {command.pid}
