@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount
 
@@ -85,6 +86,7 @@ def build_app(options: ApiOptions, activity: Activity) -> ASGIApp:
         exception_handlers={
             ApiError: _api_error,
             OpencodeMagicError: _our_error,
+            ClientDisconnect: _gone,
             404: _http_error,
             405: _http_error,
             500: _bug,
@@ -130,6 +132,11 @@ async def _api_error(_: Request, exc: Exception) -> Response:
 async def _our_error(request: Request, exc: Exception) -> Response:
     log.warning("%s %s failed: %s", request.method, request.url.path, exc)
     return JSONResponse(ApiError(500, "internal_error", str(exc)).body(), 500)
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    """Nobody is there to read it, and it is nobody's fault."""
+    return Response(status_code=499)
 
 
 async def _http_error(request: Request, exc: Exception) -> Response:

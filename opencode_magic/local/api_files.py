@@ -10,12 +10,13 @@ from starlette.routing import Route
 from opencode_magic.local import files
 from opencode_magic.local.payloads import ApiError, bad_request
 from opencode_magic.local.requests import read_json, registry_of, session_id_of
-from opencode_magic.local.threads import in_thread
+from opencode_magic.local.threads import in_thread, run_later
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
 HEAD_BYTES = 2
 
@@ -50,7 +51,7 @@ async def write(request: Request) -> Response:
         await in_thread(files.end_archive, program)
     finally:
         if program is not None:
-            await in_thread(program.close)
+            run_later(program.close)
     return JSONResponse({})
 
 
@@ -60,7 +61,7 @@ async def read(request: Request) -> Response:
     path = files.resolve(body.get("path"), body.get("cwd"))
     box = registry_of(request).box(session_id_of(request))
     program, first = await in_thread(files.open_file, box, path)
-    return StreamingResponse(_content(program, first), media_type="application/octet-stream")
+    return _FileResponse(program, first)
 
 
 async def mkdir(request: Request) -> Response:
@@ -73,11 +74,23 @@ async def mkdir(request: Request) -> Response:
     return JSONResponse({})
 
 
+class _FileResponse(StreamingResponse):
+    """Gives what a program reads; the program ends with it, also when nobody listens any more."""
+
+    def __init__(self, program: files.Program, first: bytes) -> None:
+        super().__init__(_content(program, first), media_type="application/octet-stream")
+        self._program = program
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # Not awaited: a cancelled task may not wait any more.
+            run_later(self._program.close)
+
+
 async def _content(program: files.Program, first: bytes) -> AsyncIterator[bytes]:
-    try:
-        chunk = first
-        while chunk:
-            yield chunk
-            chunk = await in_thread(program.read)
-    finally:
-        await in_thread(program.close)
+    chunk = first
+    while chunk:
+        yield chunk
+        chunk = await in_thread(program.read)

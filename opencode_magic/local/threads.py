@@ -23,6 +23,11 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return await asyncio.get_running_loop().run_in_executor(_pool, partial(work, *args, **kwargs))
 
 
+def run_later(work: Callable[[], None]) -> None:
+    """Run blocking work in a thread that nobody waits for. It must not raise."""
+    _pool.submit(work)
+
+
 async def batches(command: Command) -> AsyncIterator[list[Output]]:
     """Give a command's output from its start, in batches as it comes, until it has ended."""
     changed = asyncio.Event()
