@@ -8,12 +8,12 @@ MIN_INTERVAL_S = 0.15
 BASE_INTERVAL_S = 0.05
 PER_BYTE_S = 10e-6
 """A front end needs so long to show a byte that replaces another."""
-MIN_GROWTH_CHARS = 96
-GROWTH_SHARE = 6
+MIN_GROWTH_CHARS = 120
+GROWTH_SHARE = 4
 """A frame that only adds text waits until the text has grown by this part of itself."""
-PATIENCE_S = 2.0
-PATIENCE_PER_CHAR_S = 60e-6
-PATIENCE_PER_FRAME_S = 0.1
+PATIENCE_S = 2.5
+PATIENCE_PER_CHAR_S = 100e-6
+PATIENCE_PER_FRAME_S = 0.15
 """Text that comes slowly is shown after this at the latest."""
 
 

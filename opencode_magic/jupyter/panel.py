@@ -62,7 +62,7 @@ class Panel:
         self._actions = actions
         self._display_id = f"opencode-magic-{uuid.uuid4().hex}"
         self._status: Status | None = None
-        self._settled: object = None
+        self._settled: tuple[object, ...] | None = None
         self._is_shown = False
         self._error: BaseException | None = None
         self._widget: _PanelWidget | None = None
@@ -71,13 +71,15 @@ class Panel:
         """Show the status: in place where nothing has settled, else published again."""
         self._status = status
         settled = _settled_state(status)
+        is_news = settled is not None and settled != self._settled
+        self._settled = settled or self._settled
         if self.way == "frames":
             self._fill()
-            if not self._is_shown or settled not in {None, self._settled}:
-                self._publish()
-        elif settled is not None and settled != self._settled and not self._is_once_shown():
+            is_news = is_news or not self._is_shown
+        elif self.way == "once":
+            is_news = is_news and not self._is_shown
+        if is_news:
             self._publish()
-        self._settled = settled or self._settled
 
     def show_here(self, status: Status) -> None:
         """Show the status under the running cell, and from now on there.
@@ -119,9 +121,6 @@ class Panel:
             data |= self._widget.view()
         return data
 
-    def _is_once_shown(self) -> bool:
-        return self.way == "once" and self._is_shown
-
     def _fill(self) -> None:
         status = self._status
         is_live = status is not None and status.phase in {"launching", "stopping", *RUNNING}
@@ -154,7 +153,7 @@ class Panel:
             self._fill()
 
 
-def _settled_state(status: Status) -> object:
+def _settled_state(status: Status) -> tuple[object, ...] | None:
     """Give what makes one settled state differ from another; None while nothing is settled."""
     if status.phase in {"launching", "stopping"} or status.is_turn_running:
         return None

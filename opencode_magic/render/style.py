@@ -59,8 +59,7 @@ def rule(tone: Tone) -> str:
 
 
 ROOT = (
-    "font-family:system-ui,sans-serif;font-family:var(--jp-ui-font-family,system-ui,sans-serif);"
-    "font-size:13px;line-height:1.5;font-variant-numeric:tabular-nums;max-width:900px;"
+    "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5;font-variant-numeric:tabular-nums;max-width:900px;"
 )
 CARD = f"border:1px solid {_LINE};border-radius:7px;margin:4px 0 8px 0;overflow:hidden;"
 ROW = "display:flex;flex-wrap:wrap;gap:2px 10px;align-items:center;padding:7px 12px;"
@@ -80,20 +79,16 @@ INSET = "padding:2px 12px;"
 PILL = "border-radius:9px;padding:1px 8px;font-weight:600;"
 CHIP = (
     "background-color:rgba(128,128,128,.13);border-radius:4px;padding:1px 5px;font-size:12px;"
-    f"font-family:monospace;font-family:{_MONO};"
+    f"font-family:{_MONO};"
 )
 TOOL = f"font-family:monospace;font-family:{_MONO};font-size:12px;"
 STRONG = "font-weight:600;"
 ANSWER = f"border-left:3px solid {_LINE};padding:2px 0 2px 14px;margin:2px 0 8px 0;"
-PROSE = (
-    "font-family:system-ui,sans-serif;"
-    "font-family:var(--jp-content-font-family,system-ui,sans-serif);font-size:14px;"
-    "line-height:1.55;overflow-wrap:anywhere;margin:8px 0;"
-)
+PROSE = "font-size:14px;line-height:1.55;overflow-wrap:anywhere;margin:8px 0;"
 TAIL = "white-space:pre-wrap;"
 CODE = (
     "background-color:rgba(128,128,128,.1);border-radius:6px;padding:8px 12px;margin:6px 0;"
-    f"font-family:monospace;font-family:{_MONO};font-size:12px;line-height:1.5;"
+    f"font-family:{_MONO};font-size:12px;line-height:1.5;"
     "white-space:pre;overflow-x:auto;"
 )
 WRAPPED = CODE.replace("white-space:pre;", "white-space:pre-wrap;") + "overflow-wrap:anywhere;"
