@@ -42,7 +42,7 @@ def explain(fault: AgentFault) -> tuple[str, str]:
     text, step = _BY_NAME.get(fault.name, ("", ""))
     status = fault.status_code
     if not text and status is not None:
-        text, step = _BY_STATUS.get(status, (f"the provider answered {status}", ""))
+        text, step = _BY_STATUS.get(status, ("the provider answered with an error", ""))
         if status >= 500:  # noqa: PLR2004 - HTTP's class of server errors
             text, step = "the provider failed", "try again later"
     if not text and fault.message.startswith("Model not found"):
