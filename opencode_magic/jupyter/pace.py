@@ -12,7 +12,7 @@ MIN_GROWTH_CHARS = 120
 GROWTH_SHARE = 4
 """A frame that only adds text waits until the text has grown by this part of itself."""
 PATIENCE_S = 2.5
-PATIENCE_PER_CHAR_S = 100e-6
+PATIENCE_PER_CHAR_S = 150e-6
 PATIENCE_PER_FRAME_S = 0.15
 """Text that comes slowly is shown after this at the latest."""
 
