@@ -22,6 +22,7 @@ class Proving(threading.Thread):
         self._error: Exception | None = None
 
     def run(self) -> None:
+        """Make the proof."""
         try:
             if self._feed is None:
                 self._proof, _ = self._prover.run()
