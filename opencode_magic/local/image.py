@@ -44,7 +44,15 @@ _CA_VARIABLES = (
     "CARGO_HTTP_CAINFO",
     "DENO_CERT",
 )
-_COPIED = ("ld.so.cache", "ld.so.conf", "localtime", "protocols", "services", "mime.types")
+_COPIED = (
+    "ld.so.cache",
+    "ld.so.conf",
+    "localtime",
+    "mime.types",
+    "protocols",
+    "services",
+    "ssl/openssl.cnf",
+)
 _NEEDED_MODULES = "json, resource, select, signal, socket"
 
 

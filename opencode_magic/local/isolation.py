@@ -40,6 +40,8 @@ _MASKED_IN_PROC = (
     "timer_list",
     "vmallocinfo",
 )
+_HIDDEN = ("/usr/etc", "/usr/local/etc")
+"""Configuration of the host's own programs, which may hold tokens (npm, Jupyter)."""
 _READ_ONLY_IN_PROC = ("sys", "fs", "bus", "irq", "scsi", "acpi", "driver", "tty")
 
 
@@ -74,10 +76,14 @@ class Limits:
     """``/dev/shm``, which is memory."""
     run_bytes: int = 16 * MIB
     """``/run``, which is memory."""
+    cpu_s: int | None = None
+    """Processor time of one process; no limit by default."""
 
     def rlimits(self) -> dict[str, int]:
         """Give what each process is limited to, by the name after ``RLIMIT_``."""
+        processor = {} if self.cpu_s is None else {"CPU": self.cpu_s}
         return {
+            **processor,
             "NPROC": self.processes,
             "NOFILE": self.open_files,
             "FSIZE": self.file_bytes,
@@ -150,12 +156,19 @@ def _system() -> Iterator[str]:
             yield from ("--symlink", str(place.readlink()), str(place))
         elif place.is_dir():
             yield from ("--ro-bind", str(place), str(place))
+    for folder in _HIDDEN:
+        if Path(folder).is_dir():
+            yield from ("--size", "4096", "--tmpfs", folder, "--remount-ro", folder)
+    yield from _first_program()
+
+
+def _first_program() -> Iterator[str]:
+    """Bind what the sandbox's first process needs."""
     python = image.inside_python()
     for source, target in python.binds:
         yield from ("--ro-bind", source, target)
     for folder in python.hidden:
-        yield from ("--size", "4096", "--tmpfs", folder)
-        yield from ("--remount-ro", folder)
+        yield from ("--size", "4096", "--tmpfs", folder, "--remount-ro", folder)
     here = Path(__file__).resolve().parent
     for folder in ("", "/opencode_magic", "/opencode_magic/local"):
         yield from ("--perms", "0755", "--dir", f"{image.PROGRAM_FOLDER}{folder}")

@@ -248,7 +248,8 @@ class Keeper:
         self._end("it was closed")
         if self._watchdog is not None:
             self._watchdog.stop()
-        self._control.close()
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
         for listener in self.listeners.values():
             listener.close()
         if self._children is not None:
@@ -258,7 +259,9 @@ class Keeper:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(CLOSE_TIMEOUT_S)
-        self._reader.close()
+        with self._lock:  # whoever waited for an answer was woken by the shutdown
+            self._control.close()
+            self._reader.close()
 
     def _outermost_ended(self) -> None:
         # As root the outermost process has another user than the rest, so that its death is not

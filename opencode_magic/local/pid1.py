@@ -160,7 +160,9 @@ def _limit(limits: object) -> None:
             number = getattr(resource, f"RLIMIT_{name}")
             _soft, hard = resource.getrlimit(number)
             most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(number, (most, most))
+            # SIGXCPU first, which says what happened; SIGKILL for those who go on.
+            grace = 2 if name == "CPU" else 0
+            resource.setrlimit(number, (most, most + grace))
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ class MessageReader:
     def _parse(self, body: bytes) -> tuple[dict[str, object], list[int]]:
         try:
             message = json.loads(body)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             msg = "a message is not JSON"
             raise WireError(msg) from exc
         count = message.pop("fds", 0) if isinstance(message, dict) else None

@@ -378,6 +378,25 @@ def test_open_files_are_limited() -> None:
     assert "Too many open files" in text
 
 
+def test_processor_time_can_be_limited() -> None:
+    """A program that computes longer than it may is ended with SIGXCPU."""
+    with keepers.sandbox(Limits(cpu_s=1)) as made:
+        assert made.run("sh", "-c", "while :; do :; done")[0] == 128 + 24
+
+
+def test_a_terminal_can_be_had(box: Sandbox) -> None:
+    """Programs that want a terminal get one of the sandbox's own."""
+    source = "import pty, sys; sys.exit(pty.spawn(['sh', '-c', 'tty; test -t 1']))"
+    code, text = box.run("python3", "-c", source, has_stdin=True)
+
+    assert (code, text.startswith("/dev/pts/")) == (0, True)
+
+
+def test_configuration_of_the_hosts_programs_is_hidden(box: Sandbox) -> None:
+    """Folders below /usr that hold settings, tokens of npm among them, are empty."""
+    assert box.shell("ls -A /usr/local/etc /usr/etc 2>/dev/null | grep -v :$ | grep .") == (1, "")
+
+
 def test_links_made_inside_do_not_lead_out(box: Sandbox) -> None:
     """Hard links to files that are not its own are refused; symbolic ones resolve inside."""
     code, _text = box.shell("ln /etc/passwd /vercel/p")

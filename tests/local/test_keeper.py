@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,6 +198,39 @@ def test_close_ends_every_process() -> None:
         assert made.keeper.ended.result() == "it was closed"
         with pytest.raises(SandboxError):
             made.run("true")
+
+
+def test_nothing_is_left_open(tmp_path: Path) -> None:
+    """Ten sandboxes later this process has the descriptors and threads that it had before."""
+    tmp_path.chmod(0o755)
+    with keepers.sandbox() as made:
+        made.run("true")
+
+    def counts() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    before = counts()
+    for _ in range(10):
+        with keepers.sandbox() as made:
+            made.run("echo", "x")
+            made.start("sleep", "60")
+
+    assert eventually(lambda: counts() == before, timeout_s=5), (before, counts())
+
+
+def test_close_does_not_wait_for_others() -> None:
+    """A close from one thread ends what others wait for, at once."""
+    with keepers.sandbox() as made:
+        sleeper = made.start("sleep", "60")
+        threads = [threading.Thread(target=made.keeper.close) for _ in range(3)]
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+
+        assert sleeper.wait(5) == 137
+        assert time.monotonic() - began < 3
 
 
 def test_a_killed_keeper_is_noticed() -> None:
