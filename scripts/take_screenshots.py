@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING
 
 import nbformat
 from playwright.sync_api import sync_playwright
+from run_demo import LOCAL_AND_FREE, NOTEBOOK, own_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Locator, Page
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 ERROR_CELL = "%opencode_up --model a-model --base-url https://models.example/v1"
 """Run last, when the sandbox is gone: a model that does not answer is a launch that fails."""
@@ -63,10 +62,10 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.update(OPENCODE_MAGIC_HOME="local", OPENCODE_MAGIC_MODEL="demo-model/scripted")
+    os.environ.update(LOCAL_AND_FREE)
 
     for name, theme in THEMES.items():
-        with jupyter_lab(theme) as lab, browser_page(lab) as page:
+        with own_server(), jupyter_lab(theme) as lab, browser_page(lab) as page:
             for picture, path in take(page, lab, folder, name):
                 print(f"{picture}: {path}", flush=True)
     return 0
