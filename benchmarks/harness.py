@@ -66,15 +66,15 @@ def keep(name: str, figures: object) -> None:
     path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def peers_python() -> str:
-    """Give a Python that has the peers' packages, as locked, in an environment of their own."""
-    lock = ROOT / "scripts" / "locks" / "peers.txt"
-    folder = ROOT / "build" / "peers"
+def peers_python(name: str = "peers") -> str:
+    """Give a Python that has a lock file's packages in an environment of their own."""
+    lock = ROOT / "scripts" / "locks" / f"{name}.txt"
+    folder = ROOT / "build" / name
     python = folder / "bin" / "python"
     stamp = folder / ".locked"
     wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text(encoding="ascii") != wanted:
-        print("Installing the peers ...", file=sys.stderr)
+        print(f"Installing {name} ...", file=sys.stderr)
         venv.create(folder, clear=True, with_pip=True)
         install = [str(python), "-m", "pip", "install", "-qq", "--require-hashes", "-r", str(lock)]
         subprocess.run(install, check=True)
