@@ -106,7 +106,7 @@ def run_as_ordinary_user(program: str) -> str:
         shutil.copytree(Path(opencode_magic.__file__).parent, package)
         argv = [sys.executable, "-c", program]
         if os.geteuid() == 0:
-            argv = [*_drop(), _open_python(), "-c", program]
+            argv = [*drop(), open_python(), "-c", program]
             (base / "home").mkdir()
             for path in (base, base / "home"):
                 os.chown(path, ORDINARY_UID, ORDINARY_UID)
@@ -125,17 +125,18 @@ def run_as_ordinary_user(program: str) -> str:
         shutil.rmtree(base, ignore_errors=True)
 
 
-def _drop() -> list[str]:
+def drop() -> list[str]:
+    """Give the start of a command line that turns root into an ordinary user."""
     # Through env: setpriv itself still has root's capabilities when it looks for the program.
     user = [f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups"]
     return ["setpriv", *user, "--", "/usr/bin/env"]
 
 
-def _open_python() -> str:
+def open_python() -> str:
     """Give a Python of 3.11 or later that every user may run."""
     for program in (str(image.base_python()), "/usr/bin/python3"):
         check = "import sys; sys.exit(sys.version_info < (3, 11))"
-        probe = [*_drop(), program, "-I", "-S", "-c", check]
+        probe = [*drop(), program, "-I", "-S", "-c", check]
         if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
             return program
     pytest.skip("no Python of 3.11 or later that an ordinary user may run")

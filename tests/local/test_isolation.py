@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import platform
 import socket
@@ -21,114 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLANTED = "planted-on-the-host-5b1d"
-CALLS = {
-    name: numbers[0 if platform.machine() == "x86_64" else 1]
-    for name, numbers in {**seccomp.FORBIDDEN, **seccomp.ABSENT}.items()
-}
-ATTEMPTS = {
-    "unshare user": "call(UNSHARE, 0x10000000)",
-    "unshare mount": "call(UNSHARE, 0x20000)",
-    "unshare net": "call(UNSHARE, 0x40000000)",
-    "clone user": "call(CLONE, 0x10000011, 0, 0, 0, 0)",
-    "clone pid": "call(CLONE, 0x20000011, 0, 0, 0, 0)",
-    "no address randomisation": "call(PERSONALITY, 0x0040000)",
-    "vsock": "socket.socket(40, 1)",
-    "vsock with high bits": "call(SOCKET, 40 | 1 << 32, 1, 0)",
-    "packet socket": "socket.socket(17, 3, 0x300)",
-    "raw socket": "socket.socket(2, 3, 1)",
-    "bluetooth": "socket.socket(31, 1)",
-    "alg": "socket.socket(38, 5)",
-    "sctp": "socket.socket(2, 1, 132)",
-    "mptcp": "socket.socket(2, 1, 262)",
-    "netfilter by netlink": "socket.socket(16, 3, 12)",
-    "audit by netlink": "socket.socket(16, 3, 9)",
-    "generic netlink": "socket.socket(16, 3, 16)",
-    "a low port": "socket.socket().bind(('0.0.0.0', 81))",
-    "the firewall's port": "socket.socket().bind(('127.0.0.1', 443))",
-    "another address": "netlink_route()",
-    "core_pattern": "open('/proc/sys/kernel/core_pattern', 'w')",
-    "ip_forward": "open('/proc/sys/net/ipv4/ip_forward', 'w')",
-    "sysrq": "open('/proc/sysrq-trigger', 'w')",
-    "kernel symbols": "open('/proc/kallsyms')",
-    "kernel keys": "open('/proc/keys')",
-    "boot arguments": "open('/proc/cmdline')",
-    "physical memory": "open('/proc/kcore', 'rb')",
-    "page counts": "open('/proc/kpagecount', 'rb')",
-    "timers": "open('/proc/timer_list')",
-    "a device": "open('/dev/sda', 'rb')",
-    "making a device": "os.mknod('/tmp/sda', 0o60600, os.makedev(8, 0))",
-    "kvm": "open('/dev/kvm', 'rb')",
-    "sysfs": "os.listdir('/sys/kernel')",
-    "writing /": "open('/x', 'w')",
-    "writing /usr": "open('/usr/x', 'w')",
-    "writing /etc": "open('/etc/x', 'w')",
-    "writing /dev": "open('/dev/x', 'w')",
-    "writing /opt": "open('/opt/opencode-magic/x', 'w')",
-    "changing our program": "open('/opt/opencode-magic/opencode_magic/local/pid1.py', 'r+')",
-    "the memory of process 1": "open('/proc/1/mem', 'r+b')",
-    "the files of process 1": "os.listdir('/proc/1/fd')",
-    "the environment of process 1": "open('/proc/1/environ')",
-    "another user": "os.setuid(0)",
-    "another group": "os.setgroups([0])",
-    "higher limits": "resource.setrlimit(resource.RLIMIT_NPROC, (10**6, 10**6))",
-    "a core file": "resource.setrlimit(resource.RLIMIT_CORE, (1, 1))",
-    "better for the OOM killer": "os.write(os.open('/proc/self/oom_score_adj', 1), b'-500')",
-    "remapping the user": "os.write(os.open('/proc/self/uid_map', 1), b'0 0 1')",
-    "the machine's name": "socket.sethostname('x')",
-    "the clock": "time.clock_settime(0, 1)",
-    "a higher priority": "os.setpriority(os.PRIO_PROCESS, 0, -5)",
-    "real time": "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
-    "immutable files": "fcntl.ioctl(os.open('/vercel', 0), 0x40086602, struct.pack('L', 16))",
-    "typing into a terminal": "fcntl.ioctl(0, 0x5412, b'x')",
-    **{name: f"call({number}, 0, 0, 0, 0, 0)" for name, number in CALLS.items()},
-}
-"""What to try inside, as an expression; each must raise OSError."""
-
-TRY_ALL = """
-import ctypes, fcntl, json, os, resource, socket, struct, sys, time
-libc = ctypes.CDLL(None, use_errno=True)
-x86 = os.uname().machine == "x86_64"
-UNSHARE, CLONE, PERSONALITY, SOCKET = (272, 56, 135, 41) if x86 else (97, 220, 92, 198)
-def call(*words):
-    ctypes.set_errno(0)
-    if libc.syscall(*[ctypes.c_long(word) for word in words]) == -1:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-def netlink_route():
-    sock = socket.socket(16, 3, 0)
-    route = bytes([2, 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0])
-    sock.send(struct.pack("=IHHII", 28, 24, 0x405, 1, 0) + route)
-    code = struct.unpack_from("=i", sock.recv(4096), 16)[0]
-    if code: raise OSError(-code, os.strerror(-code))
-got = {}
-for name, expression in json.loads(sys.argv[1]).items():
-    try: eval(expression)
-    except OSError as exc: got[name] = exc.errno
-    except ValueError: got[name] = 1
-    else: got[name] = 0
-print(json.dumps(got))
-"""
 
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Sandbox]:
     with keepers.sandbox() as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def outcomes(box: Sandbox) -> dict[str, int]:
-    """What became of every attempt: the error's number, or 0."""
-    program = image.inside_python().program
-    code, text = box.run(program, "-c", TRY_ALL, json.dumps(ATTEMPTS))
-    assert code == 0, text
-    parsed: dict[str, int] = json.loads(text)
-    return parsed
-
-
-@pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_an_attempt_to_get_out_is_refused(outcomes: dict[str, int], attempt: str) -> None:
-    """Nothing on the list works from inside."""
-    assert outcomes[attempt] > 0
 
 
 def test_there_is_no_capability_and_no_way_to_one(box: Sandbox) -> None:

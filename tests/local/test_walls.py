@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from opencode_magic.local import walls
+from tests.local import keepers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+REACHED = {0, errno.EFAULT, errno.EINVAL, errno.EBADF, errno.ESRCH, errno.ENODEV}
+"""It worked, or the kernel got as far as looking at the (empty) arguments."""
+SHOWN_BY_CONTROL = {
+    *("unshare user", "unshare mount", "unshare net", "clone user", "clone pid"),
+    *("no address randomisation", "packet socket", "raw socket", "a low port"),
+    *("the firewall's port", "netfilter by netlink", "audit by netlink", "generic netlink"),
+    *("another address", "ip_forward", "boot arguments", "sysfs", "another user"),
+    *("the memory of process 1", "the files of process 1", "the environment of process 1"),
+    *("a core file", "the machine's name"),
+    *(
+        f"call {name}"
+        for name in (
+            *("ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "bpf"),
+            *("add_key", "request_key", "keyctl", "mount", "umount2", "pivot_root", "chroot"),
+            *("move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "setns"),
+            *("open_by_handle_at", "sethostname", "shmget", "msgget", "semget", "clone3"),
+            "memfd_create",
+        )
+    ),
+}
+"""What succeeds in a bare namespace; the rest needs root, or a machine that has such a thing."""
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Iterator[dict[str, int]]:
+    with keepers.sandbox() as made:
+        yield walls.try_all(made.keeper)
+
+
+@pytest.fixture(scope="module")
+def ordinary_outcomes() -> dict[str, int]:
+    """The same in a sandbox that an ordinary user made."""
+    seen: dict[str, int] = json.loads(
+        keepers.run_as_ordinary_user(
+            "import json, os, pathlib\n"
+            "from opencode_magic.local import walls\n"
+            "from opencode_magic.local.isolation import SandboxSpec\n"
+            "from opencode_magic.local.keeper import Keeper, KeeperPlace\n"
+            "boxes = pathlib.Path(os.environ['BASE'], 'boxes')\n"
+            "keeper = Keeper.start(KeeperPlace(boxes), SandboxSpec('w', boxes / 'w'))\n"
+            "print(json.dumps(walls.try_all(keeper)))\n"
+            "keeper.close()\n"
+        )
+    )
+    return seen
+
+
+@pytest.mark.parametrize("attempt", walls.attempts())
+def test_an_attempt_to_get_out_is_refused(outcomes: dict[str, int], attempt: str) -> None:
+    """Nothing on the list works from inside."""
+    assert outcomes[attempt] not in {0, walls.BROKEN}
+
+
+@pytest.mark.parametrize("attempt", walls.attempts())
+def test_an_ordinary_users_wall_is_the_same(
+    ordinary_outcomes: dict[str, int], attempt: str
+) -> None:
+    """Nothing on the list works in the sandbox of a user without rights either."""
+    assert ordinary_outcomes[attempt] not in {0, walls.BROKEN}
+
+
+def test_most_attempts_succeed_where_there_is_no_wall() -> None:
+    """The control: in a bare namespace of an ordinary user the same program gets through."""
+    argv = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork"]
+    argv += ["--ipc", "--uts", "--mount-proc", "--kill-child", "--", keepers.open_python()]
+    argv += ["-I", "-c", walls.PROGRAM, json.dumps(walls.attempts())]
+    user = keepers.drop() if os.geteuid() == 0 else []
+    said = subprocess.run([*user, *argv], capture_output=True, text=True, check=True, timeout=30)
+    control = json.loads(said.stdout)
+
+    assert {name for name in SHOWN_BY_CONTROL if control[name] not in REACHED} == set()
+    assert control.keys() == walls.attempts().keys()
+
+
+def test_outcomes_become_checks() -> None:
+    """What was refused is ok with the wall's answer; what worked is told plainly."""
+    refused, worked, broken = walls.judge({"a": errno.EPERM, "b": 0, "c": walls.BROKEN})
+
+    assert (refused.state, refused.detail) == ("ok", "refused: Operation not permitted (EPERM)")
+    assert (worked.state, worked.detail) == ("blocked", "it worked")
+    assert (broken.state, broken.detail) == ("blocked", "it could not be tried")
