@@ -12,6 +12,7 @@ from opencode_magic.local.firewall.tls import (
 )
 from tests.local.firewall.hellos import extension, hello, real_hello, server_names
 
+REAL = real_hello("api.example.com")
 GREASE = extension(0x0A0A, b"") + extension(0xFAFA, b"\0")
 
 
@@ -78,7 +79,7 @@ def test_any_bytes_are_a_hello_incomplete_or_refused(data: bytes) -> None:
 @given(st.data())
 def test_a_damaged_hello_never_raises(data: st.DataObject) -> None:
     """A real hello with any byte changed is read, waited for, or refused."""
-    whole = bytearray(real_hello("api.example.com"))
+    whole = bytearray(REAL)
     at = data.draw(st.integers(0, len(whole) - 1))
     whole[at] = data.draw(st.integers(0, 255))
 
