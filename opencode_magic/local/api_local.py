@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from opencode_magic.core.policy import canonical_host
-from opencode_magic.local.payloads import bad_request
+from opencode_magic.local.payloads import ApiError, bad_request
 from opencode_magic.local.requests import is_set, read_json, registry_of, session_id_of
 from opencode_magic.local.threads import in_thread
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from opencode_magic.core.egress import EgressRecord
     from opencode_magic.local.firewall.record import EgressLog
-    from opencode_magic.local.registry import View
+    from opencode_magic.local.registry import Registry, View
 
 WAIT_S = 1.0
 """How long a thread waits for a record before it looks whether anyone still listens."""
@@ -47,7 +47,7 @@ async def info(request: Request) -> Response:
         {
             **request.app.state.info,
             "mappings": sorted({item for view in live for item in _mappings(view)}),
-            "sandboxes": [_summary(view) for view in live],
+            "sandboxes": [_live_summary(registry, view) for view in live],
             "stopped": [_summary(view) for view in views if not view.session.is_live],
             "kept": [item.to_json() for item in kept],
         }
@@ -106,6 +106,15 @@ def _mappings(view: View) -> list[str]:
         for rule in entry.rules
         if rule.forward_url
     ]
+
+
+def _live_summary(registry: Registry, view: View) -> dict[str, object]:
+    """Also say which limits were reached, and what was ended for it."""
+    try:
+        breaches = registry.box(view.session.session_id).keeper.breaches
+    except ApiError:
+        return _summary(view)
+    return {**_summary(view), "limits_reached": [breach.line for breach in list(breaches)]}
 
 
 def _summary(view: View) -> dict[str, object]:

@@ -262,13 +262,18 @@ class BoxFactory:
         with self._building:
             self._refill()
 
-    def close(self) -> None:
-        """End the spare."""
+    def drop_spare(self) -> None:
+        """End the spare, if there is one."""
         with self._lock:
-            self._is_closed = True
             spare, self._spare = self._spare, None
         if spare is not None:
             self._discard(spare)
+
+    def close(self) -> None:
+        """End the spare, for good."""
+        with self._lock:
+            self._is_closed = True
+        self.drop_spare()
 
     def _refill(self) -> None:
         with self._lock:

@@ -344,8 +344,14 @@ class Registry:
         with self._lock:
             box = self._boxes.pop(session_id, None)
             self._deadlines.pop(session_id, None)
-        if box is not None:
-            box.close()
+            is_last = not self._boxes
+        if box is None:
+            return
+        box.close()
+        if is_last:
+            # Who ended the last sandbox may look for what is left, and there shall be nothing.
+            self._factory.drop_spare()
+            self._refill.set()
 
     def _erase(self, name: str) -> None:
         gone = self._ledger.erase(name)

@@ -140,6 +140,26 @@ def test_shutdown_over_the_api(fresh_server: LocalServer) -> None:
     assert (answer.status, fresh_server.is_over, running_in(fresh_server)) == (200, True, [])
 
 
+def test_destroying_the_last_sandbox_leaves_only_the_server(fresh_server: LocalServer) -> None:
+    """Right after the last sandbox ended there is no process but the server's own."""
+    wait_for(lambda: bool(running_in(fresh_server)), 5)
+    spare = running_in(fresh_server)
+    launch(fresh_server)
+    fresh_server.ask("DELETE", "/v2/sandboxes/crash?discard=true")
+
+    assert spare
+    assert running_in(fresh_server) == []
+
+
+def test_spare_comes_back(fresh_server: LocalServer) -> None:
+    """A while after the last sandbox ended the next one is ready again."""
+    launch(fresh_server)
+    fresh_server.ask("DELETE", "/v2/sandboxes/crash?discard=true")
+    wait_for(lambda: bool(running_in(fresh_server)), 10, step_s=0.2)
+
+    assert running_in(fresh_server)
+
+
 def test_crash_leaves_nothing_running(fresh_server: LocalServer) -> None:
     """After kill -9 of the server its sandboxes end by themselves."""
     launch(fresh_server)
