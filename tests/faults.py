@@ -69,7 +69,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Reorder:
-    """Swap server-sent events in pairs: the second, the first, the fourth, the third, ..."""
+    """Swap server-sent events in pairs, after the first: 1, 3, 2, 5, 4, ..."""
 
 
 @dataclass(frozen=True)
@@ -308,8 +308,10 @@ def _pieces(response: http.client.HTTPResponse, fault: Fault | None) -> Iterator
                 yield event
                 yield event
         case Reorder():
+            events = _events(raw)
+            yield next(events, b"")
             held: list[bytes] = []
-            for event in _events(raw):
+            for event in events:
                 held.append(event)
                 if len(held) == 2:
                     yield held[1]

@@ -65,8 +65,10 @@ def turn_at_end(
         refused: The permission request that was rejected last.
         ended_ms: When it ended.
     """
-    state, error = _outcome(conversation, posted, reason, refused)
-    turn = replace(_turn(asked, conversation, state), error=error, ended_ms=ended_ms)
+    state, error, next_step = _outcome(conversation, posted, reason, refused)
+    turn = replace(
+        _turn(asked, conversation, state), error=error, next_step=next_step, ended_ms=ended_ms
+    )
     if state != "failed" or reason is not None:
         return turn
     last = turn.messages[-1:]
@@ -88,33 +90,41 @@ def _turn(asked: Asked, conversation: Conversation, state: TurnState) -> Turn:
     )
 
 
+Outcome = tuple["TurnState", str, str]
+"""The state, one line about it, and the next step."""
+
+
 def _outcome(
     conversation: Conversation,
     posted: Posted | None,
     reason: str | None,
     refused: PermissionRequest | None,
-) -> tuple[TurnState, str]:
+) -> Outcome:
     if reason:
-        return "failed", reason
+        is_waiting = conversation.retry is not None
+        return "failed", reason, "wait, or choose another model with --model" if is_waiting else ""
     if reason is not None:
-        return "stopped", "" if posted else "the agent server did not confirm the stop"
+        return "stopped", "" if posted else "the agent server did not confirm the stop", ""
     if posted is not None and posted.error is not None:
-        return "failed", explain_error(posted.error, conversation.fault)[0]
+        return "failed", *explain_error(posted.error, conversation.fault)
     message = posted.message if posted is not None else None
     # After an early abort the POST returns the user's own message and no fault.
     if message is None or message.role == "user":
-        return "stopped", ""
+        return "stopped", "", ""
     return _answered(message, refused)
 
 
-def _answered(message: Message, refused: PermissionRequest | None) -> tuple[TurnState, str]:
+def _answered(message: Message, refused: PermissionRequest | None) -> Outcome:
     if message.fault is not None:
-        is_aborted = message.fault.name == ABORTED
-        return ("stopped", "") if is_aborted else ("failed", explain(message.fault)[0])
+        if message.fault.name == ABORTED:
+            return "stopped", "", ""
+        return "failed", *explain(message.fault)
+    if message.finish == "error":
+        return "failed", "the model ended its answer with an error", ""
     if refused is not None and message.finish == "tool-calls":
         patterns = ", ".join(refused.patterns[:3])
-        return "refused", f"no leave was given for {refused.permission}: {patterns}"
-    return "done", ""
+        return "refused", f"no leave was given for {refused.permission}: {patterns}", ""
+    return "done", "", ""
 
 
 def gone(error: AgentError) -> AgentConnectionError:

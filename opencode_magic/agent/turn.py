@@ -146,6 +146,9 @@ class _Crank:
         self._approver = approver
         self._options = options
         self._posted: Posted | None = None
+        self._cut: Posted | None = None
+        self._seen_alive = 0.0
+        self._next_look = 0.0
         self._answered: set[str] = set()
         self._refused: PermissionRequest | None = None
         self._lost_since: float | None = None
@@ -189,11 +192,10 @@ class _Crank:
         """
         while self._posted is None:
             self._frame(IDLE_WAIT_S)
-            if self._is_stop_asked:
+            if self.stop_asked is not None and self.stop_asked.is_set():
                 return ""
             if self._posted is None and (problem := self._problem()):
                 return problem
-            self._look_after_cut()
         return None
 
     def _frame(self, wait_s: float) -> None:
@@ -201,13 +203,14 @@ class _Crank:
         events: list[Event] = []
         for item in self._arrived(wait_s):
             if isinstance(item, Posted):
-                self._posted = item
+                self._take_posted(item)
             elif isinstance(item, StreamLost):
                 self._lost_since = self._lost_since or time.monotonic()
             elif isinstance(item, StreamBack):
                 self._lost_since = None
             else:
                 events.append(item)
+        self._look_after_cut()
         if not events:
             return
         before = self.conversation
@@ -272,32 +275,33 @@ class _Crank:
         turn = self._so_far()
         return exceeded(self._options.budget, turn, elapsed_s=now - self._started)
 
+    def _take_posted(self, posted: Posted) -> None:
+        """Note that the POST returned. Where its connection broke, the turn may go on."""
+        if posted.is_cut:
+            self._cut = posted
+            self._seen_alive = time.monotonic()
+        else:
+            self._posted = posted
+
     def _look_after_cut(self) -> None:
-        """Where the POST's connection broke: see what became of the turn, which may go on."""
-        posted = self._posted
-        if posted is None or posted.error is None or not posted.is_cut:
+        """Where the POST's connection broke: see whether the turn still runs."""
+        cut, now = self._cut, time.monotonic()
+        if cut is None or self._posted is not None or now < self._next_look:
             return
-        until = time.monotonic() + GONE_S
-        while time.monotonic() < until and not self._is_stop_asked:
-            try:
-                if self._session_id not in self._client.busy_sessions():
-                    self._posted = self._stored_end() or posted
-                    return
-                until = time.monotonic() + GONE_S
-            except AgentError:
-                pass  # asked again until the time is up: a server that ended stays away
-            self._frame(IDLE_WAIT_S)
-        self._posted = Posted(None, gone(posted.error))
+        self._next_look = now + IDLE_WAIT_S
+        try:
+            if self._session_id not in self._client.busy_sessions():
+                self._posted = self._stored_end() or cut
+            self._seen_alive = now
+        except AgentError as error:
+            if now - self._seen_alive > GONE_S:
+                self._posted = Posted(None, gone(error))
 
     def _stored_end(self) -> Posted | None:
         """Give the end of the turn as the server stored it; None where there is none."""
         self._reconcile()
         last = self.conversation.answers[-1:]
         return Posted(last[0]) if last and last[0].completed_ms else None
-
-    @property
-    def _is_stop_asked(self) -> bool:
-        return self.stop_asked is not None and self.stop_asked.is_set()
 
     def _settle(self) -> None:
         """Take the last events, then bring the messages in line with what the server stored."""

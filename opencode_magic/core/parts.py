@@ -192,6 +192,8 @@ class Turn:
     """``provider/model``."""
     is_scripted: bool = False
     error: str = ""
+    next_step: str = ""
+    """What to do about ``error``; empty where there is nothing to do."""
     fault: AgentFault | None = None
     retry: Retry | None = None
     permissions: tuple[PermissionRequest, ...] = ()

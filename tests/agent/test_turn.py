@@ -214,15 +214,14 @@ def test_a_refusal_with_a_reason_lets_the_agent_go_on(opencode: Running, session
     assert "use another name" in turn.text
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.5])
+@pytest.mark.parametrize("said", ["", "word0 ", "word9 "])
 def test_interrupt_stops_the_turn_on_the_server(
-    opencode: Running, session_id: str, after_s: float
+    opencode: Running, session_id: str, said: str
 ) -> None:
     """Whenever it comes: the POST has returned, the session is idle, the partial answer stays."""
-    started = time.monotonic()
 
     def interrupt(turn: Turn) -> None:
-        if turn.state == "running" and time.monotonic() - started > after_s:
+        if said in turn.text:
             view.on_show = lambda _turn: None
             raise KeyboardInterrupt
 
@@ -232,8 +231,7 @@ def test_interrupt_stops_the_turn_on_the_server(
 
     assert (view.last.state, view.last.error, view.finals) == ("stopped", "", 1)
     assert session_id not in opencode.client.busy_sessions()
-    if after_s > 0.1:
-        assert view.last.text.startswith("word0 ")
+    assert said in view.last.text
     assert ask(opencode, session_id, script("say Next.")).text == "Next."
 
 
@@ -245,16 +243,17 @@ def test_a_real_interrupt_arrives_while_nothing_comes(opencode: Running, session
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
 
-    ask(opencode, session_id, script("say Warm."))
-    view = RememberingView()
-    timer = threading.Timer(0.7, interrupt)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        ask(opencode, session_id, script("say One.", "bash sleep 20", "say No."), view=view)
+    def interrupt_soon(turn: Turn) -> None:
+        if is_running(turn):
+            view.on_show = lambda _turn: None
+            threading.Timer(0.5, interrupt).start()
 
-    assert time.monotonic() - sent[0] < 3
+    view = RememberingView(on_show=interrupt_soon)
+    with pytest.raises(KeyboardInterrupt):
+        ask(opencode, session_id, script("say One.", "bash sleep 60", "say No."), view=view)
+
+    assert time.monotonic() - sent[0] < 20
     assert (view.last.state, view.last.text) == ("stopped", "One.")
-    timer.join()
 
 
 def test_interrupt_ends_a_running_command(opencode: Running, session_id: str) -> None:
@@ -263,10 +262,10 @@ def test_interrupt_ends_a_running_command(opencode: Running, session_id: str) ->
     view = RememberingView(on_show=lambda turn: stop.set() if is_running(turn) else None)
     started = time.monotonic()
 
-    turn = ask(opencode, session_id, script("bash sleep 30", "say No."), view=view, stop=stop)
+    turn = ask(opencode, session_id, script("bash sleep 60", "say No."), view=view, stop=stop)
 
     assert turn.state == "stopped"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def is_running(turn: Turn) -> bool:
