@@ -5,17 +5,18 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import itertools
 import os
 import select
 import signal
 import termios
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from opencode_magic.errors import UsageMistake
+from opencode_magic.local.log import Output, OutputLog, Stream
 from opencode_magic.local.pump import pump
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from opencode_magic.local.isolation import Limits
     from opencode_magic.local.keeper import Keeper
 
-Stream = Literal["stdout", "stderr"]
-LOG_LIMIT_BYTES = 64 * 1024 * 1024
+__all__ = ["Command", "CommandSpec", "Output", "StdinUnavailableError", "Stream", "run"]
+
+LOG_LIMIT_BYTES = 256 * 1024 * 1024
+"""What is kept of a command's output, most of it on disk; beyond that the oldest is dropped."""
+_PIECES_AT_ONCE = 64
 
 
 class StdinUnavailableError(UsageMistake):
@@ -51,15 +55,6 @@ class CommandSpec:
     """Instead of the sandbox's own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A piece of output; ``index`` counts up from 0 over both streams in the order they came."""
-
-    index: int
-    stream: Stream
-    data: bytes
-
-
 class Command:
     """One command. Safe to use from any thread.
 
@@ -67,42 +62,44 @@ class Command:
         started_ms: Unix time in milliseconds.
         pid: Its process id inside, which is its process group too.
         exit_code: None while it runs; 128 + signal number where a signal ended it.
-        dropped_bytes: How much of the oldest output is not kept any more.
     """
 
     def __init__(self, child: Child, spec: CommandSpec, pipes: _Pipes) -> None:
         self.started_ms = time.time_ns() // 1_000_000
         self.pid = child.pid
         self.exit_code: int | None = None
-        self.dropped_bytes = 0
         self._child = child
         self._spec = spec
         self._stdin = pipes.stdin if spec.has_stdin else None
         self._stdin_lock = threading.Lock()
-        self._outputs: deque[Output] = deque()
-        self._kept_bytes = 0
-        self._next_index = 0
+        self._log = OutputLog(LOG_LIMIT_BYTES)
         self._news = threading.Condition()
         self._wakes: list[Callable[[], None]] = []
         self._reading: dict[Stream, int] = {"stdout": pipes.stdout, "stderr": pipes.stderr}
 
+    @property
+    def dropped_bytes(self) -> int:
+        """How much of the oldest output is not kept any more."""
+        return self._log.dropped_bytes
+
     def outputs(self, after: int = -1) -> list[Output]:
         """Give what is kept of the output after an index, oldest first. Does not wait."""
         with self._news:
-            return self._outputs_after(after)
+            return list(self._log.after(after))
 
     def follow(self, after: int = -1) -> Iterator[Output]:
         """Give output from the start (or after an index) and as it comes, until the exit."""
         while True:
             with self._news:
                 self._news.wait_for(
-                    lambda: self._next_index > after + 1 or self.exit_code is not None  # noqa: B023 - called at once
+                    lambda: self._log.next_index > after + 1 or self.exit_code is not None  # noqa: B023 - called at once
                 )
-                found = self._outputs_after(after)
+                # Asked in this order: what came before the end is then among what was found.
                 is_over = self.exit_code is not None
+                found = list(itertools.islice(self._log.after(after), _PIECES_AT_ONCE))
             yield from found
             after = found[-1].index if found else after
-            if is_over:
+            if is_over and not found:
                 return
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
@@ -171,14 +168,6 @@ class Command:
         if self.exit_code is None:
             self.signal(signal.SIGKILL)
 
-    def _outputs_after(self, after: int) -> list[Output]:
-        newest_first = []
-        for output in reversed(self._outputs):
-            if output.index <= after:
-                break
-            newest_first.append(output)
-        return newest_first[::-1]
-
     def _take(self, stream: Stream, data: bytes) -> None:
         if not data:
             self._reading.pop(stream, None)
@@ -186,13 +175,7 @@ class Command:
         if self.exit_code is not None:
             return  # read so that what runs on is not stopped by a full pipe, and not kept
         with self._news:
-            self._outputs.append(Output(self._next_index, stream, data))
-            self._next_index += 1
-            self._kept_bytes += len(data)
-            while self._kept_bytes > LOG_LIMIT_BYTES:
-                oldest = self._outputs.popleft()
-                self._kept_bytes -= len(oldest.data)
-                self.dropped_bytes += len(oldest.data)
+            self._log.append(stream, data)
         self._tell()
 
     def _finish(self, code: int) -> None:

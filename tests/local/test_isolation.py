@@ -250,7 +250,7 @@ def test_memory_folders_are_limited(folder: str, limits: Limits) -> None:
     """Folders that are memory end with "No space left" at their limit."""
     with keepers.sandbox(limits) as made:
         code, text = made.shell(
-            f"head -c 20000000 /dev/zero > {folder}/big; stat -c %s {folder}/big"
+            f"head -c 20000000 /dev/zero 2>&1 > {folder}/big; stat -c %s {folder}/big"
         )
 
     assert code == 0
