@@ -46,14 +46,21 @@ _IS_IDLE = """() => {
     return prompts.every(prompt => !prompt.textContent.includes("*"))
         && indicator?.dataset.status === "idle";
 }"""
+_IS_READY = """async () => {
+    const panel = window.jupyterapp?.shell.currentWidget;
+    if (!panel?.context?.sessionContext) return false;
+    await panel.context.ready;
+    await panel.context.sessionContext.ready;
+    const kernel = panel.context.sessionContext.session?.kernel;
+    if (!kernel || kernel.connectionStatus !== "connected") return false;
+    await kernel.info;
+    return panel.context.sessionContext.session?.kernel === kernel;
+}"""
 _THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 _QUIET: dict[str, dict[str, object]] = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
-    "@jupyterlab/notebook-extension:tracker": {
-        "windowingMode": "none",
-        "autoStartDefaultKernel": True,
-    },
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
 }
 
 
@@ -69,7 +76,7 @@ class LabServer:
     def page_url(self, notebook: str) -> str:
         """Give the address of a notebook, in a workspace of its own."""
         name = re.sub(r"\W", "-", notebook) + secrets.token_hex(4)
-        return f"{self.url}/lab/workspaces/{name}/tree/{notebook}?token={self.token}&reset"
+        return f"{self.url}/lab/workspaces/{name}/tree/{notebook}?token={self.token}"
 
 
 @contextlib.contextmanager
@@ -194,6 +201,19 @@ class LabPage:
         page.on("request", self._keep)
         page.on("dialog", self._dismiss)
 
+    def wait_ready(self) -> None:
+        """Wait until the notebook is shown and its kernel is connected."""
+        self.page.wait_for_selector(".jp-Notebook", timeout=START_LIMIT_S * 1_000)
+        until = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < until:
+            self._accept_dialog()
+            if self.page.evaluate(_IS_READY):
+                self.wait_idle()
+                return
+            self.page.wait_for_timeout(200)
+        msg = "the notebook's kernel was not ready in time"
+        raise RuntimeError(msg)
+
     def run_all(self) -> None:
         """Run every cell, and wait until the kernel is idle again."""
         self.command("notebook:run-all-cells")
@@ -268,11 +288,7 @@ def open_notebook(
     try:
         page = LabPage(context.new_page())
         page.page.goto(lab.page_url(notebook))
-        page.page.wait_for_selector(".jp-Notebook", timeout=START_LIMIT_S * 1_000)
-        page.page.wait_for_selector(
-            ".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=START_LIMIT_S * 1_000
-        )
-        page.page.wait_for_function("() => window.jupyterapp !== undefined")
+        page.wait_ready()
         yield page
     finally:
         context.close()
