@@ -1,0 +1,144 @@
+"""The SDK's retries and resumptions against the server, with faults between the two."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import httpx2
+import pytest
+from vercel.sandbox import sync as sdk
+
+from tests.faults import Answer, Cut, FaultProxy, fault_proxy
+from tests.local.servers import LocalServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+UNAVAILABLE = Answer(503, {}, b'{"error":{"code":"unavailable","message":"try again"}}')
+TOO_MANY = Answer(429, {"retry-after": "0"}, b'{"error":{"code":"rate_limited","message":"wait"}}')
+COUNT = "for i in 1 2 3 4 5 6; do echo line $i; sleep 0.1; done; exit 7"
+COUNTED = "".join(f"line {number}\n" for number in range(1, 7))
+
+
+@pytest.fixture(scope="module")
+def tcp_server() -> Iterator[LocalServer]:
+    """The stand-in for the cloud: the proxy speaks TCP."""
+    running = LocalServer.make()
+    running.arguments = ("--tcp", "127.0.0.1:0", "--token-file", str(running.base / "token"))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def proxy(tcp_server: LocalServer) -> Iterator[FaultProxy]:
+    """A proxy in front of the server, with no fault yet."""
+    with fault_proxy(str(tcp_server.state["url"])) as made:
+        yield made
+
+
+@pytest.fixture
+def far_box(tcp_server: LocalServer, proxy: FaultProxy) -> Iterator[sdk.SyncSandbox]:
+    """A sandbox whose every call goes through the proxy."""
+    client = sdk.SyncSandboxClient.create(
+        options=sdk.SandboxServiceOptions(
+            base_url=f"{proxy.url}/api",
+            credentials_factory=lambda: sdk.SandboxCredentials(tcp_server.token, "t", "p"),
+        ),
+        httpx_client_factory=lambda: httpx2.Client(timeout=30, trust_env=False),
+    )
+    box = client.create_sandbox(name="far", persistent=False)
+    yield box
+    proxy.clear()
+    box.destroy()
+    client.close()
+
+
+def test_run_that_is_cut_goes_on_where_it_was(proxy: FaultProxy, far_box: sdk.SyncSandbox) -> None:
+    """A stream that breaks in the middle is followed to its end; nothing comes twice."""
+    proxy.add(Cut(after_bytes=400), path="logs=true", times=1)
+    done = far_box.run_process("sh", ["-c", COUNT], capture_output=True)
+
+    assert (done.stdout, done.returncode) == (COUNTED, 7)
+
+
+def test_logs_that_are_cut_are_read_on(proxy: FaultProxy, far_box: sdk.SyncSandbox) -> None:
+    """Logs that break are asked for again, and each line arrives once."""
+    process = far_box.create_process(
+        "sh", ["-c", COUNT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    proxy.add(Cut(after_bytes=60), path="/logs", times=2)
+    assert process.stdout is not None
+
+    assert (process.stdout.read(), process.wait()) == (COUNTED, 7)
+
+
+@pytest.mark.parametrize("fault", [UNAVAILABLE, TOO_MANY, Cut()])
+def test_wait_is_asked_again(
+    proxy: FaultProxy, far_box: sdk.SyncSandbox, fault: Answer | Cut
+) -> None:
+    """A wait that fails on its way is repeated, and gives the code."""
+    process = far_box.create_process("sh", ["-c", "exit 5"])
+    proxy.add(fault, path="wait=true", times=1)
+
+    assert process.wait() == 5
+
+
+@pytest.mark.parametrize("fault", [UNAVAILABLE, TOO_MANY, Cut()])
+def test_input_is_sent_again_and_arrives_once(
+    proxy: FaultProxy, far_box: sdk.SyncSandbox, fault: Answer | Cut
+) -> None:
+    """Input whose answer was lost is sent again, and the command reads it once."""
+    process = far_box.create_process(
+        "cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"one\n")
+    proxy.add(fault, path="/stdin", times=1)
+    process.stdin.write(b"two\n")
+    process.stdin.close()
+
+    assert (process.stdout.read(), process.wait()) == ("one\ntwo\n", 0)
+
+
+def test_create_process_is_not_repeated(proxy: FaultProxy, far_box: sdk.SyncSandbox) -> None:
+    """A start that fails is told at once: who knows whether it ran."""
+    proxy.add(UNAVAILABLE, path="/cmd", method="POST", times=1)
+    with pytest.raises(sdk.SandboxApiError) as caught:
+        far_box.create_process("true")
+
+    assert caught.value.status_code == 503
+
+
+def test_answer_of_a_stop_may_be_lost(proxy: FaultProxy, far_box: sdk.SyncSandbox) -> None:
+    """A stop whose answer is lost has happened, and a second one does no harm."""
+    proxy.add(Cut(), path="/stop", times=1)
+    with pytest.raises(httpx2.TransportError):
+        far_box.stop()
+    far_box.stop()
+
+    assert far_box.status == sdk.SandboxStatus.STOPPED
+
+
+def test_restarted_server_says_that_a_command_is_gone(tcp_server: LocalServer) -> None:
+    """A client that waits while the server crashes is told, and finds its sandbox ended."""
+    client = tcp_server.client()
+    box = client.create_sandbox(name="crashing", persistent=False)
+    process = box.create_process("sleep", ["60"])
+    tcp_server.kill()
+    with pytest.raises(httpx2.TransportError):
+        process.wait()
+    tcp_server.start()
+    client.close()
+    client = tcp_server.client()
+    again = client.get_sandbox(name="crashing")
+    with pytest.raises(sdk.SandboxApiError) as caught:
+        again.run_process("true")
+    again.destroy()
+    client.close()
+
+    assert (caught.value.status_code, again.status) == (410, sdk.SandboxStatus.ABORTED)
