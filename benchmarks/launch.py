@@ -22,6 +22,7 @@ from opencode_magic.agent.server import OpenCodeServer, new_password
 from opencode_magic.core.opencode import Place
 from opencode_magic.core.providers import demo_choice
 from opencode_magic.sandbox.connect import ensure_server, find_server, reap
+from opencode_magic.sandbox.health import wait_healthy
 from opencode_magic.sandbox.local_api import LocalApi
 from opencode_magic.sandbox.opencode import ensure_binary
 from opencode_magic.settings import load_settings
@@ -92,8 +93,7 @@ class Bench:
             start_new_session=True,
         )
         try:
-            while server.poll_health(f"http://127.0.0.1:{PORT}") is None:
-                time.sleep(0.02)
+            wait_healthy(server, f"http://127.0.0.1:{PORT}")
             return time.perf_counter() - began
         finally:
             os.killpg(process.pid, signal.SIGKILL)

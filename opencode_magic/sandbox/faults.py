@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _GONE_STATUSES = {404, 410}
+_TAKEN_CODES = {"conflict", "name_taken", "already_exists"}
 _GONE_CODES = {"sandbox_stopped", "sandbox_stopping", "not_found"}
 
 
@@ -26,10 +28,14 @@ class Fault:
     """The sandbox is not there (any more)."""
     has_answered: bool = False
     """The home answered: nothing of this call is still under way there."""
+    is_refused: bool = False
+    """The home refused: nothing of this call was done."""
+    is_taken: bool = False
+    """A sandbox of that name is there already."""
     is_credentials: bool = False
 
 
-def describe(exc: BaseException) -> Fault:
+def describe(exc: BaseException) -> Fault:  # noqa: PLR0911 - one return a kind
     """Say what an exception of a call to the home means. Never holds a token."""
     import httpx2  # noqa: PLC0415 - takes 0.1 s; known by now where a call was made
     from vercel.sandbox.sync import (  # noqa: PLC0415 - as above
@@ -50,6 +56,8 @@ def describe(exc: BaseException) -> Fault:
         return Fault(f"the sandbox's home cannot be reached: {exc}", "run: %opencode_doctor")
     if isinstance(exc, SandboxError):
         return Fault(f"the sandbox's home answered oddly: {exc}")
+    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return Fault("the disk is full", "free some room, or set OPENCODE_MAGIC_STATE_DIR")
     return Fault(f"{type(exc).__name__}: {exc}")
 
 
@@ -79,6 +87,7 @@ def _api_fault(status: int, code: str, said: str) -> Fault:
             f"the home refused the credentials: {detail}",
             f"{RENEW_STEP}, and check that the project may use Sandboxes",
             has_answered=True,
+            is_refused=True,
             is_credentials=True,
         )
     next_steps = {
@@ -88,7 +97,16 @@ def _api_fault(status: int, code: str, said: str) -> Fault:
     step = next_steps.get(status, said_step)
     if status == 400 and "timeout" in said.lower():  # noqa: PLR2004 - HTTP's bad request
         step = "the plan allows less time: set OPENCODE_MAGIC_TIME_LIMIT_S lower"
-    return Fault(f"the home refused: {detail}", step, is_gone=is_gone, has_answered=True)
+    is_refused = status < 500  # noqa: PLR2004 - a server error may come after the deed
+    is_taken = status in {400, 409} and ("exist" in said or code in _TAKEN_CODES)
+    return Fault(
+        f"the home refused: {detail}",
+        step,
+        is_gone=is_gone,
+        has_answered=True,
+        is_refused=is_refused,
+        is_taken=is_taken,
+    )
 
 
 def _said(data: object) -> str:

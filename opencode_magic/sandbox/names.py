@@ -6,6 +6,8 @@ import secrets
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from opencode_magic.core.status import Home
 
 PREFIX = "ocm-"
@@ -30,13 +32,13 @@ _SUFFIX = "abcdefghjkmnpqrstuvwxyz23456789"
 _SUFFIX_CHARS = 4
 
 
-def new_name(home: Home) -> str:
-    """Give a new name, such as ``ocm-quiet-heron``.
+def new_name(home: Home, *, taken: Collection[str] = ()) -> str:
+    """Give a new name that is none of the taken ones, such as ``ocm-quiet-heron``.
 
     On the cloud home a random end keeps apart the kernels that share a project: a sandbox is
     found again, and destroyed, by its name alone.
     """
     name = f"{PREFIX}{secrets.choice(_ADJECTIVES)}-{secrets.choice(_NOUNS)}"
-    if home == "local":
+    if home == "local" and name not in taken:
         return name
     return f"{name}-{''.join(secrets.choice(_SUFFIX) for _ in range(_SUFFIX_CHARS))}"

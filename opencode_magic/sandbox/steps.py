@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import secrets
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -28,9 +29,16 @@ from opencode_magic.sandbox.connect import Connection, connect
 from opencode_magic.sandbox.egress import EgressFeed
 from opencode_magic.sandbox.faults import describe
 from opencode_magic.sandbox.handle import Parts, Sandbox, read_log_tail
+from opencode_magic.sandbox.health import wait_healthy
 from opencode_magic.sandbox.inside import Inside
 from opencode_magic.sandbox.key_scan import KeyScan
-from opencode_magic.sandbox.lease import new_lease, remove_lease, with_route, write_lease
+from opencode_magic.sandbox.lease import (
+    load_leases,
+    new_lease,
+    remove_lease,
+    with_route,
+    write_lease,
+)
 from opencode_magic.sandbox.names import new_name
 from opencode_magic.sandbox.policy import to_sdk_policy
 from opencode_magic.sandbox.prove import Prover
@@ -47,9 +55,6 @@ if TYPE_CHECKING:
     from opencode_magic.core.status import StatusEvent
     from opencode_magic.sandbox.launch import AgentServer, LaunchRequest
 
-HEALTH_TIMEOUT_S = 60.0
-POLL_S = 0.02
-EXIT_CHECK_S = 0.5
 CLEAN_UP_BUDGET_S = 15.0
 UPLOAD_PACKAGE = PACKAGES["opencode-linux-x64"]
 """What a cloud sandbox runs on, whatever this machine is."""
@@ -89,7 +94,8 @@ class Steps:
         self._model = request.model
         self._server = server
         self._emit = emit
-        self._name = new_name(self._home)
+        leases = load_leases(request.settings)
+        self._name = new_name(self._home, taken={lease.name for lease in leases})
         self._started = time.monotonic()
         self._step_started = self._started
         self.current = ""
@@ -147,8 +153,6 @@ class Steps:
             duration_s = time.monotonic() - self._step_started
             detail = "interrupted" if isinstance(exc, KeyboardInterrupt) else ""
             self._emit(StepFailed(self.current, duration_s, detail))
-        if isinstance(exc, Exception) and describe(exc).has_answered:
-            self._is_creating = False
         lines: list[str] = []
         cleaner = threading.Thread(target=self._remove, args=(lines,), name="clean", daemon=True)
         cleaner.start()
@@ -214,19 +218,19 @@ class Steps:
         self._connection = connection
         if self._model.is_scripted and not self._model.forward_url:
             self._model = replace(self._model, forward_url=connection.demo_model_url)
-        write_lease(self._settings, new_lease(self._settings, self._name, self._home))
         limit_s = self._settings.time_limit_s
         self._expires_ms = int((time.time() + limit_s) * 1000)
-        self._is_creating = self._may_exist = True
-        box = connection.client.create_sandbox(
-            name=self._name,
-            ports=[PORT],
-            execution_time_limit=dt.timedelta(seconds=limit_s),
-            persistent=False,
-            network_policy=to_sdk_policy(self._policy()),
-            tags={"app": "opencode-magic"},
-        )
-        self._is_creating = False
+        try:
+            box = self._create_named(connection, limit_s)
+        except Exception as exc:
+            if not describe(exc).is_taken:
+                raise
+            # Somebody else's sandbox has the name; ours was not made, and theirs is not touched.
+            remove_lease(self._settings, self._name)
+            self._name = f"{self._name}-{secrets.token_hex(2)}"
+            self._announce()
+            self._emit(StepStarted("create", time.time_ns() // 1_000_000))
+            box = self._create_named(connection, limit_s)
         session = box.current_session
         if session is None:
             raise SandboxLaunchError("the home created a sandbox without a session", step="create")
@@ -234,6 +238,26 @@ class Steps:
         if connection.local is not None:
             self._feed = EgressFeed(connection.local, session.id, self._emit, self._on_lost)
             self._feed.start()
+        return box
+
+    def _create_named(self, connection: Connection, limit_s: float) -> SyncSandbox:
+        write_lease(self._settings, new_lease(self._settings, self._name, self._home))
+        self._is_creating = self._may_exist = True
+        try:
+            box = connection.client.create_sandbox(
+                name=self._name,
+                ports=[PORT],
+                execution_time_limit=dt.timedelta(seconds=limit_s),
+                persistent=False,
+                network_policy=to_sdk_policy(self._policy()),
+                tags={"app": "opencode-magic"},
+            )
+        except Exception as exc:
+            fault = describe(exc)
+            self._is_creating = not fault.has_answered
+            self._may_exist = not fault.is_refused
+            raise
+        self._is_creating = False
         return box
 
     def _on_lost(self) -> None:
@@ -288,29 +312,18 @@ class Steps:
             )
             proving = Proving(self._prover(place), self._feed)
             proving.start()
-            version = self._wait_healthy(url)
+            version = wait_healthy(self._server, url, look=self._check_running)
+            self._check_version(version)
             note.detail = "healthy"
         return proving, url, version
 
-    def _wait_healthy(self, url: str) -> str:
-        deadline = time.monotonic() + HEALTH_TIMEOUT_S
-        next_check = time.monotonic() + EXIT_CHECK_S
+    def _check_running(self) -> None:
         assert self._process is not None
-        while time.monotonic() < deadline:
-            version = self._server.poll_health(url)
-            if version is not None:
-                self._check_version(version)
-                return version
-            if time.monotonic() > next_check:
-                self._process.refresh()
-                if self._process.returncode is not None:
-                    code = self._process.returncode
-                    msg = f"the agent server ended with code {code}"
-                    raise SandboxLaunchError(msg, step="serve", next_step="see its last lines")
-                next_check = time.monotonic() + EXIT_CHECK_S
-            time.sleep(POLL_S)
-        msg = f"the agent server did not answer within {HEALTH_TIMEOUT_S:.0f} s"
-        raise SandboxLaunchError(msg, step="serve", next_step="see its last lines")
+        self._process.refresh()
+        code = self._process.returncode
+        if code is not None:
+            msg = f"the agent server ended with code {code}"
+            raise SandboxLaunchError(msg, step="serve", next_step="see its last lines")
 
     def _check_version(self, version: str) -> None:
         is_named = self._settings.binary is not None
