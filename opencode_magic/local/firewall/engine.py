@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from opencode_magic.core.policy import NetworkPolicy
     from opencode_magic.local.firewall.ca import SandboxCA
     from opencode_magic.local.firewall.record import EgressLog
+    from opencode_magic.local.firewall.way_out import WayOut
 
 SERVICE_LIMIT = 512
 """Connections whose requests are read, each with a thread."""
@@ -47,6 +48,7 @@ class Firewall:
         upstream_ca: Path | None = None,
         allow_loopback_forward: bool = False,
         is_strict: bool = False,
+        way_out: WayOut | None = None,
     ) -> None:
         """Prepare; nothing is accepted before :meth:`start`.
 
@@ -62,6 +64,7 @@ class Firewall:
             allow_loopback_forward: A ``forwardURL`` to loopback is followed for ``.internal``
                 hosts.
             is_strict: Plain allowed hosts are terminated as well, so that fronting is impossible.
+            way_out: The user's upstream proxy, asked after the verdict.
         """
         self._wall = Wall(
             policy,
@@ -71,6 +74,7 @@ class Firewall:
             upstream_ca=upstream_ca,
             allow_loopback_forward=allow_loopback_forward,
             is_strict=is_strict,
+            way_out=way_out,
         )
         self._services = Workers("firewall-service", limit=SERVICE_LIMIT)
         self._dials = Workers("firewall-dial", limit=DIAL_LIMIT, waiting=DIAL_WAITING)

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from opencode_magic.core.policy import Request, decide
 from opencode_magic.local.firewall.gate import Arrival, Gate
 from opencode_magic.local.firewall.head import (
     HEAD_LIMIT_BYTES,
@@ -200,9 +201,22 @@ class Front:
         except OSError:
             data = b""
         if not data:
-            self._drop(waiting, REASON_SILENT)
+            self._end_silent(waiting)
         elif not self._act(waiting, data):
             self._wait_for_more(waiting, len(data))
+
+    def _end_silent(self, waiting: _Waiting) -> None:
+        """Take leave of a program that said nothing.
+
+        A program that tries both address families at once drops the slower connection: towards an
+        allowed name that is no attempt to leave, and it is not recorded.
+        """
+        name = self._wall.name_at(waiting.arrival.address)
+        if decide(self._wall.policy, Request(name)).is_allowed:
+            self._forget(waiting)
+            waiting.arrival.sock.close()
+        else:
+            self._drop(waiting, REASON_SILENT)
 
     def _wait_for_more(self, waiting: _Waiting, size: int) -> None:
         sock = waiting.arrival.sock

@@ -185,7 +185,7 @@ class Gate:
         except UnreachableError as exc:
             wall.finish(connection, str(exc), is_abort=True)
             return
-        if not wall.resolver.is_mapped(attempt.host):
+        if not wall.resolver.is_mapped(attempt.host) and target.way_out is None:
             connection.address = str(upstream.getpeername()[0])
         if not connection.own(upstream) or wall.is_forbidden(connection):
             wall.finish(connection, "the network policy changed", is_abort=True)

@@ -114,9 +114,13 @@ def _forward_route(wall: Wall, judgement: Judgement) -> Route:
 
 
 def _is_in_subnets(wall: Wall, target: Target) -> bool:
-    return all(decide_address(wall.policy, address).is_allowed for address, _ in target.addresses)
+    return bool(target.addresses) and all(
+        decide_address(wall.policy, address).is_allowed for address, _ in target.addresses
+    )
 
 
 def _is_mapped(wall: Wall, route: Route) -> bool:
+    if route.target.way_out is not None:
+        return True  # the address is the upstream proxy's
     address = route.target.addresses[0][0]
     return wall.resolver.is_mapped(route.name) or not is_global(address)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from opencode_magic.core.policy import REASON_SUBNET_DENIED, decide_address
+from opencode_magic.local.firewall.way_out import WayOutError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opencode_magic.core.policy import NetworkPolicy
+    from opencode_magic.local.firewall.way_out import WayOut
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -47,13 +49,20 @@ class Target:
     port: int
     addresses: tuple[tuple[str, int], ...]
     """Addresses and ports, in the order to try."""
+    way_out: WayOut | None = None
+    """The upstream proxy that resolves and connects instead."""
 
 
 class Resolver:
     """Resolves names on the host, with the user's own mapping before everything else."""
 
-    def __init__(self, upstreams: Mapping[str, tuple[str, int]] | None = None) -> None:
+    def __init__(
+        self,
+        upstreams: Mapping[str, tuple[str, int]] | None = None,
+        way_out: WayOut | None = None,
+    ) -> None:
         self._upstreams = dict(upstreams or {})
+        self._way_out = way_out
 
     def is_mapped(self, host: str) -> bool:
         """Whether the user said where this name leads."""
@@ -69,12 +78,17 @@ class Resolver:
         mapped = self._upstreams.get(host)
         if mapped is not None:
             return Target(host, port, (mapped,))
+        way_out = self._way_out if self._way_out and self._way_out.is_for(host) else None
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as exc:
+            if way_out is not None:
+                # Behind such a proxy names of the internet often resolve nowhere else.
+                return Target(host, port, (), way_out)
             raise UnreachableError(REASON_NOT_FOUND) from exc
         names = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
-        return self._checked(policy, Target(host, port, tuple((name, port) for name in names)))
+        addresses = tuple((name, port) for name in names)
+        return self._checked(policy, Target(host, port, addresses, way_out))
 
     def resolve_address(self, policy: NetworkPolicy, address: str, port: int) -> Target:
         """Give a bare address that the policy allows.
@@ -82,7 +96,8 @@ class Resolver:
         Raises:
             AddressRefusedError: It is not global, or in a denied subnet.
         """
-        return self._checked(policy, Target(address, port, ((address, port),)))
+        way_out = self._way_out if self._way_out and self._way_out.is_for(address) else None
+        return self._checked(policy, Target(address, port, ((address, port),), way_out))
 
     @staticmethod
     def _checked(policy: NetworkPolicy, target: Target) -> Target:
@@ -92,7 +107,7 @@ class Resolver:
         allowed = [pair for pair in usable if not is_subnet_denied(policy, pair[0])]
         if not allowed:
             raise AddressRefusedError(REASON_SUBNET_DENIED)
-        return Target(target.host, target.port, tuple(allowed[:ADDRESS_LIMIT]))
+        return replace(target, addresses=tuple(allowed[:ADDRESS_LIMIT]))
 
 
 def is_subnet_denied(policy: NetworkPolicy, address: str) -> bool:
@@ -147,6 +162,8 @@ def connect(target: Target, *, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.s
     Raises:
         UnreachableError: None did.
     """
+    if target.way_out is not None:
+        return _connect_through(target.way_out, target, timeout_s=timeout_s)
     problem: OSError | None = None
     for address, port in target.addresses:
         try:
@@ -158,3 +175,14 @@ def connect(target: Target, *, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.s
         return sock
     text = problem.strerror if problem is not None and problem.strerror else "no answer in time"
     raise UnreachableError(f"could not be reached: {text}") from problem
+
+
+def _connect_through(way_out: WayOut, target: Target, *, timeout_s: float) -> socket.socket:
+    try:
+        sock = way_out.connect(target.host, target.port, timeout_s=timeout_s)
+    except WayOutError as exc:
+        raise UnreachableError(f"could not be reached: {exc}") from exc
+    except OSError as exc:
+        raise UnreachableError("the upstream proxy could not be reached") from exc
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opencode_magic.local.firewall.ca import SandboxCA
     from opencode_magic.local.firewall.connections import Connection
     from opencode_magic.local.firewall.record import EgressLog
+    from opencode_magic.local.firewall.way_out import WayOut
 
 CONNECTION_LIMIT = 4096
 REASON_TOO_MANY = "too many connections at once"
@@ -40,11 +41,12 @@ class Wall:
         upstream_ca: Path | None,
         allow_loopback_forward: bool,
         is_strict: bool,
+        way_out: WayOut | None,
     ) -> None:
         self.policy = policy
         self.ca = ca
         self.record = record
-        self.resolver = Resolver(upstreams)
+        self.resolver = Resolver(upstreams, way_out)
         self.allow_loopback_forward = allow_loopback_forward
         self.is_strict = is_strict
         self.connections = Connections(limit=CONNECTION_LIMIT)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import pytest
+
+from opencode_magic.local.firewall.way_out import WayOut, load_way_out
+from tests.local.firewall.outside import LIMIT_S, Outside, ask, firewall
+
+
+class CompanyProxy:
+    """A CONNECT proxy that leads every name to one upstream, or answers as it is told."""
+
+    def __init__(self, upstream_port: int, answer: bytes = b"") -> None:
+        self.heads: list[bytes] = []
+        self._upstream_port = upstream_port
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop accepting."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            sock.settimeout(LIMIT_S)
+            self.heads.append(sock.recv(4096))
+            if self._answer:
+                sock.sendall(self._answer)
+                sock.close()
+                continue
+            upstream = socket.create_connection(("127.0.0.1", self._upstream_port))
+            sock.sendall(b"HTTP/1.1 200 OK\r\nVia: company\r\n\r\n")
+            back = threading.Thread(target=_copy, args=(upstream, sock), daemon=True)
+            back.start()
+            _copy(sock, upstream)
+            back.join(LIMIT_S)
+            sock.close()
+            upstream.close()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+INJECT = [{"transform": [{"headers": {"authorization": "Bearer SECRET"}}]}]
+POLICY = {"allow": {"plain.invalid": [], "api.invalid": INJECT}}
+
+
+@pytest.fixture
+def upstream_port(outside: Outside) -> int:
+    """An upstream that only the proxy knows: its names resolve nowhere."""
+    port = outside.serve_http("plain.invalid").server_port
+    outside.upstreams.clear()
+    return port
+
+
+def test_allowed_hosts_go_through_the_users_proxy(outside: Outside, upstream_port: int) -> None:
+    """After the verdict the user's proxy resolves and connects, with the user's credentials."""
+    proxy = CompanyProxy(upstream_port)
+    way_out = load_way_out({"HTTPS_PROXY": f"http://me:p%40ss@127.0.0.1:{proxy.port}"})
+    with firewall(outside, POLICY, way_out=way_out) as wall:
+        with wall.open_tls("plain.invalid", outside.ca) as sock:
+            status, _ = ask(wall.client(sock, "plain.invalid"))
+        with pytest.raises(ConnectionResetError):
+            wall.open_tls("evil.invalid")
+    proxy.close()
+
+    assert status == 200
+    assert [head.split(b"\r\n") for head in proxy.heads] == [
+        [
+            b"CONNECT plain.invalid:443 HTTP/1.1",
+            b"Host: plain.invalid:443",
+            b"Proxy-Authorization: Basic bWU6cEBzcw==",
+            b"",
+            b"",
+        ]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (b"HTTP/1.1 407 Authenticate\r\n\r\n", b"the upstream proxy answered 407"),
+        (b"SSH-2.0\r\n\r\n", b"the upstream proxy does not speak HTTP"),
+        (b"HTTP/1.1 200", b"the upstream proxy closed the connection"),
+    ],
+)
+def test_what_the_proxy_says_is_told(outside: Outside, answer: bytes, text: bytes) -> None:
+    """A proxy that refuses or breaks is named in the answer."""
+    proxy = CompanyProxy(0, answer)
+    with firewall(outside, POLICY, way_out=WayOut("127.0.0.1", proxy.port)) as wall:
+        status, body = wall.ask("api.invalid")
+    proxy.close()
+
+    assert status == 502
+    assert text in body
+
+
+def test_hosts_of_no_proxy_go_without_it() -> None:
+    """NO_PROXY names hosts and their children."""
+    way_out = load_way_out({"https_proxy": "proxy.example:8080", "no_proxy": "example.com, .test"})
+
+    assert way_out is not None
+    assert (way_out.host, way_out.port) == ("proxy.example", 8080)
+    names = ["example.com", "api.example.com", "a.test", "example.org"]
+    assert [way_out.is_for(name) for name in names] == [False, False, False, True]
+    assert not WayOut("proxy.example", 8080, no_proxy="*").is_for("example.org")
+
+
+def test_only_http_proxies_are_taken() -> None:
+    """Another kind of proxy is an error that repeats no password; none at all is none."""
+    assert load_way_out({}) is None
+    with pytest.raises(ValueError, match="must be an http:// URL") as caught:
+        load_way_out({"HTTPS_PROXY": "socks5://me:SECRET@proxy.example"})
+
+    assert "SECRET" not in str(caught.value)
+    assert "SECRET" not in repr(load_way_out({"HTTPS_PROXY": "http://me:SECRET@proxy.example"}))
