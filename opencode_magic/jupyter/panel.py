@@ -130,7 +130,8 @@ class Panel:
         if self._widget is None:
             self._widget = _PanelWidget(self._actions, self._press)
         assert status is not None
-        self._widget.fill(render_html(self.blocks()), status)
+        blocks = self.blocks()
+        self._widget.fill(render_html(blocks[:1]), render_html(blocks[1:]), status)
 
     def _publish(self) -> None:
         data = self._repr_mimebundle_()
@@ -184,6 +185,7 @@ class _PanelWidget:
 
         self._press = press
         self._card: ipywidgets.HTML = ipywidgets.HTML()
+        self._notes: ipywidgets.HTML = ipywidgets.HTML()
         self._buttons = {
             name: self._button(name, action)
             for name, action in (
@@ -194,7 +196,7 @@ class _PanelWidget:
             )
         }
         self._bar = ipywidgets.HBox(list(self._buttons.values()))
-        self._box = ipywidgets.VBox([self._card, self._bar])
+        self._box = ipywidgets.VBox([self._card, self._bar, self._notes])
 
     def _button(self, name: str, action: Callable[[], object]) -> ipywidgets.Button:
         import ipywidgets  # noqa: PLC0415 - as above
@@ -203,9 +205,10 @@ class _PanelWidget:
         button.on_click(lambda _button: self._press(action))
         return button
 
-    def fill(self, card_html: str, status: Status) -> None:
-        """Show the card, and let be pressed what can be done now."""
+    def fill(self, card_html: str, notes_html: str, status: Status) -> None:
+        """Show the card, let be pressed what can be done now, and what is to be noted below."""
         self._card.value = card_html
+        self._notes.value = notes_html
         is_running = status.phase in RUNNING
         self._bar.layout.display = "flex" if is_running else "none"
         self._buttons["Stop turn"].disabled = not status.is_turn_running
@@ -220,5 +223,5 @@ class _PanelWidget:
 
     def close(self) -> None:
         """End the widget's comms."""
-        for widget in (*self._buttons.values(), self._bar, self._card, self._box):
+        for widget in (*self._buttons.values(), self._bar, self._card, self._notes, self._box):
             widget.close()

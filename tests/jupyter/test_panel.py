@@ -167,14 +167,14 @@ def test_failing_button() -> None:
     panel.show(LOCKED)
     assert panel._widget is not None
     _buttons(panel)["Prove again"].click()
-    failed = panel._widget._card.value
+    failed = panel._widget._notes.value
     pressed.error = None
     _buttons(panel)["Prove again"].click()
 
     assert "Sandbox:" in failed
     assert "&lt;b&gt;gone" in failed
     assert is_inert(failed)
-    assert "gone" not in panel._widget._card.value
+    assert "gone" not in panel._widget._notes.value
 
 
 def test_press_before_anything_is_shown() -> None:
@@ -241,7 +241,8 @@ def test_no_secret_in_traits() -> None:
     }
 
     assert panel._widget is not None
-    assert texts <= {panel._widget._card.value, *_buttons(panel), "\u200b"}
+    shown = {panel._widget._card.value, panel._widget._notes.value}
+    assert texts <= {*shown, *_buttons(panel), "\u200b"}
 
 
 def test_chosen_way(shell: InteractiveShell) -> None:
