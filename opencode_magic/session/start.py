@@ -17,6 +17,7 @@ from opencode_magic.core.providers import (
 from opencode_magic.errors import ProviderError
 from opencode_magic.sandbox.home import choose_home
 from opencode_magic.sandbox.launch import LaunchRequest, launch
+from opencode_magic.sandbox.prove import ProofTarget
 from opencode_magic.session.agent import Agent
 
 if TYPE_CHECKING:
@@ -27,13 +28,24 @@ if TYPE_CHECKING:
     from opencode_magic.session.seams import RunningSandbox
     from opencode_magic.settings import Settings
 
+DEFAULT_TARGET = ProofTarget()
 _DEMO_NAMES = {DEMO_MODEL, DEMO_MODEL.partition("/")[0], DEMO_HOST}
 
 
 def start(
-    settings: Settings, *, allow_unproven: bool, emit: Callable[[StatusEvent], None]
+    settings: Settings,
+    *,
+    allow_unproven: bool,
+    emit: Callable[[StatusEvent], None],
+    target: ProofTarget = DEFAULT_TARGET,
 ) -> tuple[RunningSandbox, Agent]:
     """Choose home and model, launch, and connect to the agent.
+
+    Args:
+        settings: What to launch.
+        allow_unproven: Go on where no evidence can be had that the wall stands.
+        emit: Takes what happens, as it happens.
+        target: The host that the proof expects to be refused.
 
     Raises:
         OpencodeMagicError: Something failed; nothing is left running.
@@ -44,7 +56,11 @@ def start(
     password = new_password()
     server = OpenCodeServer(model, password)
     request = LaunchRequest(
-        settings=settings, choice=choice, model=model, allow_unproven=allow_unproven
+        settings=settings,
+        choice=choice,
+        model=model,
+        allow_unproven=allow_unproven,
+        target=target,
     )
     try:
         sandbox = launch(request, server, emit)
