@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from opencode_magic.errors import HomeUnavailableError, OpencodeMagicError
 from opencode_magic.local.bodies import TIMEOUT_LIMIT_MS
@@ -58,7 +59,8 @@ class Registry:
         self._boxes: dict[str, Box] = {}
         self._deadlines: dict[str, float] = {}
         """When each session must end, on a clock that stands still while the machine sleeps."""
-        self._name_locks: dict[str, threading.RLock] = {}
+        # A lock goes with its last user, so that names which were used once take no memory.
+        self._name_locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._lock = threading.Lock()
         self._refill = threading.Event()
         self._ending = threading.Event()
@@ -366,7 +368,10 @@ class Registry:
 
     def _name_lock(self, name: str) -> threading.RLock:
         with self._lock:
-            return self._name_locks.setdefault(name, threading.RLock())
+            lock = self._name_locks.get(name)
+            if lock is None:
+                lock = self._name_locks[name] = threading.RLock()
+            return lock
 
     def _keep_spare(self) -> None:
         while not self._ending.is_set():

@@ -279,8 +279,8 @@ def _log_to(path: Path) -> logging.Handler:
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     logger.propagate = False
-    uvicorn_logger = logging.getLogger("uvicorn")
-    uvicorn_logger.setLevel(logging.ERROR)
+    # It would log whole tracebacks, whose text may repeat what a caller sent.
+    logging.getLogger("uvicorn.error").disabled = True
     return handler
 
 

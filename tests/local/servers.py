@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from contextlib import closing
@@ -18,13 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import httpx2
+import pytest
 from vercel.sandbox import sync as sdk
+
+from tests.local.keepers import ORDINARY_UID, drop, open_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 START_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 20.0
+ROOT = Path(__file__).parents[2]
 PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
 
 
@@ -56,6 +61,8 @@ class LocalServer:
 
     base: Path
     arguments: Sequence[str] = ()
+    python: Sequence[str] = (sys.executable,)
+    """The start of the command line: which Python, and as whom."""
     process: subprocess.Popen[bytes] | None = None
     state: dict[str, object] = field(default_factory=dict)
     token: str = ""
@@ -66,6 +73,20 @@ class LocalServer:
         base = Path(tempfile.mkdtemp(prefix="om-srv-", dir="/tmp"))
         base.chmod(0o755)
         return cls(base, arguments)
+
+    @classmethod
+    def make_ordinary(cls) -> LocalServer:
+        """Make the folders of an ordinary user, who will run the server."""
+        made = cls.make()
+        if os.geteuid() == 0:
+            program = open_python()
+            version = "import sys; sys.exit(sys.version_info[:2] != " + f"{sys.version_info[:2]})"
+            if subprocess.run([program, "-c", version], check=False).returncode:
+                made.close()
+                pytest.skip("no Python that an ordinary user may run fits the packages")
+            made.python = (*drop(), program)
+            os.chown(made.base, ORDINARY_UID, ORDINARY_UID)
+        return made
 
     @property
     def runtime_dir(self) -> Path:
@@ -85,7 +106,7 @@ class LocalServer:
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start one more server process on the same folders."""
-        command = [sys.executable, "-m", "opencode_magic.local", "serve"]
+        command = [*self.python, "-m", "opencode_magic.local", "serve"]
         command += ["--runtime-dir", str(self.runtime_dir), "--state-dir", str(self.state_dir)]
         with (self.base / "output").open("ab") as output:
             return subprocess.Popen(
@@ -93,7 +114,11 @@ class LocalServer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
+                env={
+                    "PYTHONPATH": os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")]),
+                    **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+                },
+                cwd="/",
                 start_new_session=True,
             )
 

@@ -1,0 +1,73 @@
+"""The same server as a user without rights: what most people have."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import httpx2
+import pytest
+from vercel.sandbox import sync as sdk
+
+from tests.local.keepers import ORDINARY_UID
+from tests.local.servers import LocalServer, processes_with, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERVE = ("-m", "http.server", "4096", "--bind", "127.0.0.1")
+
+
+@pytest.fixture
+def ordinary() -> Iterator[LocalServer]:
+    """A server that an ordinary user runs."""
+    running = LocalServer.make_ordinary()
+    try:
+        running.start()
+        yield running
+    finally:
+        running.close()
+
+
+def test_whole_round_as_an_ordinary_user(ordinary: LocalServer) -> None:
+    """Create, files, commands, ports, snapshot and the end need no rights."""
+    assert ordinary.process is not None
+    owner = os.stat(f"/proc/{ordinary.process.pid}").st_uid  # noqa: PTH116 - of a process
+    client = ordinary.client()
+    box = client.create_sandbox(name="plain", persistent=False, ports=[4096])
+    box.fs.write_text("page.html", "served")
+    name = box.run_process("id", ["-un"], capture_output=True).stdout
+    box.create_process("python3", SERVE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"{box.routes[0].url}/page.html"
+    wait_for(lambda: httpx2.get(url, trust_env=False).status_code == 200, 10)
+    page = httpx2.get(url, trust_env=False).text
+    snapshot = box.snapshot()
+    source = sdk.SnapshotSource(snapshot_id=snapshot.id)
+    with client.create_sandbox(name="copy", persistent=False, source=source) as copy:
+        text = copy.fs.read_text("page.html")
+    kept = ordinary.ask("DELETE", "/v2/sandboxes/plain").json()["kept"]
+    client.close()
+
+    assert owner == (ORDINARY_UID if os.geteuid() == 0 else os.geteuid())
+    assert (name, page, text) == ("ubuntu\n", "served", "served")
+    assert isinstance(kept, dict)
+    assert kept["files"] == 1
+
+
+def test_crash_as_an_ordinary_user_leaves_nothing(ordinary: LocalServer) -> None:
+    """After kill -9 of the server nothing of it is left, and its files still are."""
+    client = ordinary.client()
+    box = client.create_sandbox(name="crash", persistent=False)
+    box.fs.write_text("work.txt", "work")
+    box.create_process("sleep", ["300"])
+    client.close()
+    ordinary.kill()
+    wait_for(lambda: not processes_with(ordinary.base.name), 2)
+    left = processes_with(ordinary.base.name)
+    ordinary.start()
+    kept = ordinary.ask("DELETE", "/v2/sandboxes/crash").json()["kept"]
+
+    assert left == []
+    assert isinstance(kept, dict)
+    assert kept["files"] == 1
