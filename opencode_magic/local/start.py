@@ -16,7 +16,6 @@ import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +23,12 @@ from opencode_magic.errors import HomeUnavailableError
 from opencode_magic.local import image, isolation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _BARE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"}
 _HIGH_UIDS = range(1_900_000_000, 1_900_065_536)
 _LOW_UIDS = range(62_000, 64_000)
+_CAP_SYS_ADMIN = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,29 @@ def program(name: str) -> str:
 
 
 def spare_uid() -> int | None:
-    """Give a user id that nobody has, where this process is root; else None."""
+    """Give a user id that nobody has, where this process is root; else None.
+
+    A root that only a user namespace calls so, with no other user id in it, counts as the
+    ordinary user that it is to the kernel.
+
+    Raises:
+        HomeUnavailableError: This process is the kernel's own root and there is no other user.
+    """
     if os.geteuid() != 0:
         return None
-    uids = _HIGH_UIDS if _is_mapped(_HIGH_UIDS) else _LOW_UIDS
+    extents = _uid_map()
+    for uids in (_HIGH_UIDS, _LOW_UIDS):
+        if any(first <= uids.start and uids.stop <= first + count for first, _, count in extents):
+            return _unused(uids)
+    if any(first == 0 and outside != 0 for first, outside, _ in extents):
+        return None
+    raise HomeUnavailableError(
+        "this is root, in a user namespace that has no other user for the agent to be",
+        next_step="start the notebook as an ordinary user",
+    )
+
+
+def _unused(uids: range) -> int:
     while True:
         uid = uids[secrets.randbelow(len(uids))]
         try:
@@ -69,12 +88,19 @@ def spare_uid() -> int | None:
             return uid
 
 
-@cache
-def _is_mapped(uids: range) -> bool:
-    for line in Path("/proc/self/uid_map").read_text().splitlines():
-        first, _outside, count = (int(word) for word in line.split())
-        if first <= uids.start and uids.stop <= first + count:
-            return True
+def _uid_map() -> list[tuple[int, int, int]]:
+    """Give the extents of this process's user namespace: first id here, outside, how many."""
+    lines = Path("/proc/self/uid_map").read_text().splitlines()
+    return [
+        (first, outside, count) for first, outside, count in (map(int, x.split()) for x in lines)
+    ]
+
+
+def can_mount() -> bool:
+    """Whether this process has CAP_SYS_ADMIN, which root in a container often lacks."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
     return False
 
 
@@ -92,28 +118,53 @@ def command(place: KeeperPlace, uid: int | None, control_fd: int) -> list[str]:
         return keeper
     drop = [program("setpriv"), f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
     drop += ["--inh-caps=-all", "--bounding-set=-all", "--"]
-    reach = reach_arguments(place, package, python)
+    binds = _needed(place, package, python)
+    _check_readable([Path(__file__), *(path for path, how in binds if how == "--ro-bind")])
+    closed = {path: folder for path, _ in binds if (folder := image.closed_ancestor(path))}
+    if not closed:
+        return [*drop, *keeper]
+    if not can_mount():
+        path, folder = next(iter(closed.items()))
+        raise HomeUnavailableError(
+            f"the agent, who is not root, could not reach {str(path)!r}",
+            next_step=f"chmod o+x {folder}, or start the notebook as an ordinary user",
+        )
+    reach = reach_arguments([bind for bind in binds if bind[0] in closed], closed)
     return [program("bwrap"), "--die-with-parent", *reach, "--", *drop, *keeper]
 
 
-def reach_arguments(place: KeeperPlace, package: Path, python: Path) -> list[str]:
-    """Give bubblewrap's options that let a spare user reach what lies in root's own folders."""
+def _needed(place: KeeperPlace, package: Path, python: Path) -> list[tuple[Path, str]]:
+    """Give every path that a keeper must reach, and how it is bound."""
     prefix = Path(sys.base_prefix).resolve()
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     libraries = [Path(source) for source, _ in image.own_python().binds]
     read_only = [package, python, prefix / "lib" / version, *libraries]
     read_only += [place.opencode] if place.opencode else []
     binds = [(path, "--ro-bind") for path in dict.fromkeys(read_only) if path.exists()]
-    binds.append((place.sandboxes, "--bind"))
-    closed = {path: image.closed_ancestor(path) for path, _ in binds}
+    return [*binds, (place.sandboxes, "--bind")]
+
+
+def _check_readable(paths: Sequence[Path]) -> None:
+    """Refuse where the spare user could not read what it needs, as after an install under 077."""
+    for path in paths:
+        if not path.stat().st_mode & 0o004:
+            raise HomeUnavailableError(
+                f"the sandbox's keeper, who is not root, may not read {str(path)!r}",
+                next_step=f"chmod -R o+rX {path.parent if path.is_file() else path}",
+            )
+
+
+def reach_arguments(binds: Sequence[tuple[Path, str]], closed: Mapping[Path, Path]) -> list[str]:
+    """Give bubblewrap's options that let a spare user reach what lies in root's own folders.
+
+    Each closed folder is covered by an open, empty one, and what is needed is bound into that.
+    """
     words = ["--dev-bind", "/", "/"]
     made: set[Path] = set()
-    for folder in dict.fromkeys(folder for folder in closed.values() if folder):
+    for folder in dict.fromkeys(closed.values()):
         words += ["--perms", "0755", "--tmpfs", str(folder)]
         made.add(folder)
     for path, how in sorted(binds):
-        if closed[path] is None:
-            continue
         for parent in reversed(path.parents):
             if parent not in made and any(top in parent.parents for top in made):
                 words += ["--perms", "0755", "--dir", str(parent)]

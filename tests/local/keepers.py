@@ -22,7 +22,7 @@ from opencode_magic.local.isolation import Limits, SandboxSpec
 from opencode_magic.local.keeper import Keeper, KeeperPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 ORDINARY_UID = 51_500
 TIME_LIMIT_S = 20.0
@@ -95,27 +95,38 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def run_as_ordinary_user(program: str) -> str:
+def run_as_ordinary_user(program: str, *, within: Sequence[str] = ()) -> str:
     """Run a Python program that imports this package as a user without rights; gives its output.
 
-    Where the tests run as such a user already, it is that user.
+    Where the tests run as such a user already, it is that user. ``within`` is the start of a
+    command line that the program is given to.
+    """
+    user = drop() if os.geteuid() == 0 else []
+    return run_with_a_copy([*user, *within], program)
+
+
+def run_with_a_copy(start: Sequence[str], program: str) -> str:
+    """Run a program on a copy of this package that every user may read; gives its output.
+
+    Its folder is in the variable BASE, and belongs to the ordinary user where root runs this.
     """
     base = Path(tempfile.mkdtemp(prefix="om-user-", dir="/tmp"))
     try:
         package = base / "lib" / "opencode_magic"
         shutil.copytree(Path(opencode_magic.__file__).parent, package)
-        argv = [sys.executable, "-c", program]
+        (base / "home").mkdir()
+        base.chmod(0o755)
+        python = sys.executable
         if os.geteuid() == 0:
-            argv = [*drop(), open_python(), "-c", program]
-            (base / "home").mkdir()
-            for path in (base, base / "home"):
-                os.chown(path, ORDINARY_UID, ORDINARY_UID)
+            python = open_python()
+            os.chown(base / "home", ORDINARY_UID, ORDINARY_UID)
         env = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(base / "lib"),
             "PYTHONDONTWRITEBYTECODE": "1",
             "BASE": str(base / "home"),
         }
+        argv = [*start, python, "-c", program]
         done = subprocess.run(
             argv, env=env, cwd="/", capture_output=True, text=True, timeout=60, check=False
         )
