@@ -16,6 +16,7 @@ from opencode_magic.render.blocks import turn_blocks
 from opencode_magic.render.html import render_html
 from opencode_magic.render.live import LiveMarkdown
 from opencode_magic.render.text import render_text
+from opencode_magic.render.visible import visible_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,9 +133,9 @@ def turn_bundle(turn: Turn) -> dict[str, object]:
 def turn_metadata(turn: Turn) -> dict[str, object]:
     """Give what a saved notebook keeps of a turn for programs that read it."""
     facts = {
-        "model": turn.model,
+        "model": visible_line(turn.model),
         "is_scripted": turn.is_scripted,
-        "session": turn.session_id,
+        "session": visible_line(turn.session_id),
         "state": turn.state,
         "tokens": turn.tokens.total,
         "cost": turn.cost,

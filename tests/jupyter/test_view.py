@@ -163,6 +163,14 @@ def test_bundle() -> None:
     }
 
 
+def test_metadata_hides_nothing() -> None:
+    """A name from the server cannot hide anything in what is saved, and can always be encoded."""
+    facts = turn_metadata(replace(TURN, model="a\ud83d\u202eb", session_id="\x1b[2Jses"))
+
+    assert "a\ufffd⟨U+202E⟩b" in str(facts)
+    assert "'session': 'ses'" in str(facts)
+
+
 def test_from_another_thread() -> None:
     """A view works from a thread that has no shell."""
     screen = Screen()
