@@ -20,6 +20,7 @@ REASON_PLAIN_HTTP = "plain HTTP is not in the network policy; use https"
 REASON_PLAIN_SECRET = "plain HTTP would show the injected header"  # noqa: S105 - no secret, a reason
 REASON_DOTS = "the path has dot segments, and the network policy has rules for paths"
 REASON_BAD_TARGET = "the request names no host and path"
+REASON_TWO_LENGTHS = "the request has two lengths"
 REASON_METHOD = "CONNECT is answered on the proxy port only"
 
 _DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.{1,2}(?:[/\\;]|$)")
@@ -69,6 +70,9 @@ def judge(policy: NetworkPolicy, origin: Origin, event: h11.Request) -> Judgemen
     nothing = Request(origin.host, origin.port, method)
     if method == "CONNECT":
         return Judgement(nothing, reason=REASON_METHOD, status_code=405)
+    if {"content-length", "transfer-encoding"} <= {name for name, _ in headers}:
+        # Two servers may disagree about where such a request ends.
+        return Judgement(nothing, reason=REASON_TWO_LENGTHS, status_code=400)
     named = _split_target(origin, event.target.decode("latin-1"), dict(headers).get("host", ""))
     if named is None:
         return Judgement(nothing, reason=REASON_BAD_TARGET, status_code=400)

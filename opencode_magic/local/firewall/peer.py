@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import select
+import socket
 import ssl
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import socket
 
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 READ_BYTES = 256 * 1024
@@ -113,6 +110,18 @@ class Peer:
         if isinstance(self.sock, ssl.SSLSocket):
             with contextlib.suppress(OSError, ValueError):
                 self.sock.unwrap()
+
+    def linger(self, *, timeout_s: float) -> None:
+        """End our side, and take what still comes: a reset would destroy the answer on its way."""
+        self.say_end()
+        deadline_s = time.monotonic() + timeout_s
+        buffer = bytearray(65_536)
+        with contextlib.suppress(OSError):
+            # The base class, because TLS is over: what still comes is not read, only taken.
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+            while wait_any([(self, select.POLLIN)], deadline_s):
+                if not socket.socket.recv_into(self.sock, buffer):
+                    return
 
     def _read_more(self, data: bytes) -> bytes:
         """Join the TLS records that are there: each is 16 KB at most."""

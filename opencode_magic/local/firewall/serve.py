@@ -214,7 +214,7 @@ class HttpService:
             http.start_next_cycle()
             return True
         if http.their_state in {h11.SEND_BODY, h11.ERROR, h11.IDLE}:
-            self._linger()
+            self._client.peer.linger(timeout_s=LINGER_S)
         return False
 
     def _upstream_for(self, route: Route) -> _Kept:
@@ -271,15 +271,6 @@ class HttpService:
         if client.http.their_state is h11.SEND_BODY and not self._has_body:
             client.http.next_event()  # the end of a request without a body
         return self._may_go_on()
-
-    def _linger(self) -> None:
-        """Take what is still coming for a moment: a reset would destroy the answer on its way."""
-        peer = self._client.peer
-        deadline_s = time.monotonic() + LINGER_S
-        with contextlib.suppress(PeerClosedError):
-            while wait_any([(peer, select.POLLIN)], deadline_s):
-                if peer.read() == b"":
-                    return
 
     def _tell_nothing_came(self, exc: Exception | None) -> None:
         """Record a connection that never asked for anything."""
