@@ -104,9 +104,9 @@ def ask_agent(
             keep(reply)
     assert reply is not None, "run_turn shows the last frame before it returns"
     if reply.state == "failed":
-        session.is_alive()
+        is_alive = session.is_alive()
         if not asking.keep_going:
-            raise _failure(reply)
+            raise _failure(reply, is_alive=is_alive)
     return reply
 
 
@@ -182,7 +182,9 @@ def _cut(sandbox: RunningSandbox) -> None:
         sandbox.end_server()
 
 
-def _failure(reply: Reply) -> TurnFailed:
+def _failure(reply: Reply, *, is_alive: bool) -> TurnFailed:
     fault = reply.turn.fault
     next_step = explain(fault)[1] if fault is not None else ""
+    if not is_alive:
+        next_step = "launch again: %opencode_up"
     return TurnFailed(reply.error or "no reason was given", reply=reply, next_step=next_step)
