@@ -25,6 +25,8 @@ LONGEST_WAIT_S, SHORTEST_WAIT_S = 1.0, 0.05
 COUNT_STEP_BYTES = 64 * 1024**2
 COUNT_STEP_FILES = 20_000
 SLOWEST_COUNT_S = 60.0
+GROWTH_BYTES, GROWTH_FILES = 16 * 1024**2, 5_000
+"""Growth beyond the limit that is one more breach; less of it is let be."""
 _DU_TIMEOUT_S = 120.0
 _MIB = 1024**2
 
@@ -91,6 +93,8 @@ class Watchdog:
         self._counted_at = time.monotonic()
         self._next_count_s = 0.0
         self._is_disk_over = False
+        self._worst: tuple[int, int] = (0, 0)
+        self._written: dict[int, int] = {}
 
     def start(self) -> None:
         """Begin to watch."""
@@ -119,6 +123,7 @@ class Watchdog:
             self._end(Breach("memory", used, limit, processes[0]))
             return SHORTEST_WAIT_S
         self._look_at_disk(processes)
+        self._written = {process.pid: process.written_bytes for process in processes}
         if self._is_disk_over:
             return SHORTEST_WAIT_S
         return min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, (limit - used) / FASTEST_BYTES_S))
@@ -135,10 +140,10 @@ class Watchdog:
         now = time.monotonic()
         waited_s = now - self._counted_at
         free_bytes, free_files = self._free()
-        has_lost_room = (
-            self._free_bytes - free_bytes > COUNT_STEP_BYTES
-            or self._free_files - free_files > COUNT_STEP_FILES
-        )
+        is_near = bool(self._worst[0])
+        has_lost_room = self._free_bytes - free_bytes > (
+            GROWTH_BYTES if is_near else COUNT_STEP_BYTES
+        ) or self._free_files - free_files > (GROWTH_FILES if is_near else COUNT_STEP_FILES)
         is_due = has_lost_room or self._is_disk_over or waited_s > SLOWEST_COUNT_S
         if waited_s < self._next_count_s or not is_due:
             return
@@ -150,17 +155,32 @@ class Watchdog:
         self._judge_disk(processes, used_bytes, used_files)
 
     def _judge_disk(self, processes: Sequence[Process], used_bytes: int, used_files: int) -> None:
+        """End who wrote most since the last look, where the disk is over its limit and still grows.
+
+        What stands there stays: commands that take no more of the disk can run and make room.
+        """
         limits = self._limits
-        is_over = used_bytes > limits.disk_bytes or used_files > limits.disk_files
-        # Where nobody is left to end, what stands there stays, and is looked at at leisure.
-        self._is_disk_over = is_over and bool(processes)
+        if used_bytes <= limits.disk_bytes and used_files <= limits.disk_files:
+            self._is_disk_over, self._worst = False, (0, 0)
+            return
+        worst_bytes = max(self._worst[0], limits.disk_bytes)
+        worst_files = max(self._worst[1], limits.disk_files)
+        has_more_bytes = used_bytes > worst_bytes + (GROWTH_BYTES if self._worst[0] else 0)
+        has_more_files = used_files > worst_files + (GROWTH_FILES if self._worst[1] else 0)
+        self._is_disk_over = has_more_bytes or has_more_files
         if not self._is_disk_over:
             return
-        writer = max(processes, key=lambda process: process.written_bytes)
-        if used_bytes > limits.disk_bytes:
+        self._worst = (max(worst_bytes, used_bytes), max(worst_files, used_files))
+        if not processes:
+            return
+        writer = max(processes, key=self._written_lately)
+        if has_more_bytes:
             self._end(Breach("disk", used_bytes, limits.disk_bytes, writer))
         else:
             self._end(Breach("files", used_files, limits.disk_files, writer))
+
+    def _written_lately(self, process: Process) -> int:
+        return process.written_bytes - self._written.get(process.pid, 0)
 
     def _end(self, breach: Breach) -> None:
         self._note(breach)

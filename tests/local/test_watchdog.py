@@ -65,6 +65,37 @@ def test_a_disk_filler_is_ended() -> None:
             assert made.run("echo", "on") == (0, "on\n")
 
 
+def test_after_a_breach_others_live_and_can_make_room() -> None:
+    """Only who fills is ended: a quiet server lives on, and what stands there can be removed."""
+    with keepers.sandbox(Limits(disk_bytes=100 * MIB)) as made:
+        quiet = made.start("sh", "-c", "while true; do echo x >> /vercel/quiet; sleep 0.05; done")
+        made.shell("mkdir /vercel/big")
+        filler = made.start("sh", "-c", FILL.format(folder="/vercel/big"))
+
+        assert filler.wait(20) == 137
+        assert eventually(lambda: bool(made.keeper.breaches), timeout_s=20)
+        time.sleep(1.5)
+        count = len(made.keeper.breaches)
+        assert made.shell("sleep 1; echo done") == (0, "done\n")
+        assert quiet.exit_code is None
+        assert len(made.keeper.breaches) == count
+        assert made.shell("rm -r /vercel/big; du -sm /vercel | cut -f1")[1] == "1\n"
+        quiet.signal(9)
+
+
+def test_many_empty_files_are_limited() -> None:
+    """Files without content count too."""
+    source = (
+        "import itertools, os\n"
+        "for n in itertools.count():\n"
+        "    os.close(os.open(f'/vercel/{n}', os.O_CREAT))"
+    )
+    with keepers.sandbox(Limits(disk_files=30_000)) as made:
+        assert made.run("python3", "-c", source)[0] == 137
+        assert made.keeper.breaches[0].kind == "files"
+        assert made.run("echo", "on") == (0, "on\n")
+
+
 def test_a_deleted_file_counts_while_it_is_open() -> None:
     """A file that was unlinked and is still written to counts as disk."""
     source = (
