@@ -60,7 +60,10 @@ _THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 _QUIET: dict[str, dict[str, object]] = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
-    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+    "@jupyterlab/notebook-extension:tracker": {
+        "windowingMode": "none",
+        "maxNumberOutputs": 1_000,
+    },
 }
 
 
@@ -99,6 +102,7 @@ def running_lab(
             process = subprocess.Popen(
                 _command(root, token),
                 env={**os.environ, **_folders(folder), **(environ or {})},
+                cwd=root,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
