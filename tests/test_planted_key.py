@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from tests.scripted import script, scripted_model
-from tests.tls_front import TlsFront
+from tests.tls import tls_front
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "quickstart.ipynb"
 KEY = "planted-vq-8f2c61d07a35b94e"
@@ -45,12 +45,12 @@ def test_a_key_is_used_and_stands_nowhere(isolated: Path, monkeypatch: pytest.Mo
     notebook.cells.insert(prove, nbformat.v4.new_code_cell(f"%%ask -o look\n{LOOK}"))
     nbformat.write(notebook, isolated / "before.ipynb")
 
-    with scripted_model(key=KEY) as model, TlsFront(HOST, urlsplit(model.url).port or 0) as front:
+    with scripted_model(key=KEY) as model, tls_front(urlsplit(model.url).port or 0) as front:
         for name, value in {
             "BASE_URL": f"https://{HOST}/v1",
             "API_KEY": KEY,
             "MODEL": "scripted",
-            "UPSTREAM": front.upstream,
+            "UPSTREAM": front.upstream(HOST),
             "UPSTREAM_CA": str(front.write_ca(isolated)),
         }.items():
             monkeypatch.setenv(f"OPENCODE_MAGIC_{name}", value)
