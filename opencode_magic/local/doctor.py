@@ -160,7 +160,7 @@ def _program(name: str, path: str) -> Check:
     ]
     step = f"sudo apt-get install {name}"
     if not path:
-        return Check(name, "warning", f"not installed: without it {why}", step)
+        return Check(name, "blocked", f"not installed: without it {why}", step)
     if not path.startswith(SYSTEM_FOLDERS):
         detail = f"{path} is not seen inside a sandbox, which sees /usr only: {why}"
         return Check(name, "warning", detail, step)

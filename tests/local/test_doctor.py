@@ -65,9 +65,9 @@ def test_another_system_is_sent_to_the_cloud(system: str) -> None:
         (replace(GOOD, kernel=(5, 2, 9)), "Kernel", "blocked", "5.3 or later"),
         (replace(GOOD, kernel=(5, 10)), "Kernel", "warning", "5.14 or later"),
         (replace(GOOD, machine="riscv64"), "Machine", "blocked", "cloud home"),
-        (replace(GOOD, ripgrep=""), "ripgrep", "warning", "apt-get install ripgrep"),
+        (replace(GOOD, ripgrep=""), "ripgrep", "blocked", "apt-get install ripgrep"),
         (replace(GOOD, ripgrep="/home/u/.cargo/bin/rg"), "ripgrep", "warning", "install ripgrep"),
-        (replace(GOOD, git=""), "git", "warning", "apt-get install git"),
+        (replace(GOOD, git=""), "git", "blocked", "apt-get install git"),
         (replace(GOOD, has_certificates=False), "Certificates", "warning", "ca-certificates"),
         (replace(GOOD, is_root=True, setpriv=""), "setpriv", "blocked", "util-linux"),
         (
