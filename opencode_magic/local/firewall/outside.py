@@ -32,7 +32,7 @@ REASON_NOT_IN_SUBNET = "plain HTTP, and its address is in no allowed subnet"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where one request goes: the same route is served by the same upstream connection."""
+    """Where one request goes."""
 
     is_tls: bool
     name: str
@@ -42,11 +42,6 @@ class Route:
     """The Host header a forwarded request gets; empty leaves it as it came."""
     base: str = ""
     """Stands before the path of a forwarded request."""
-
-    @property
-    def key(self) -> tuple[bool, str, int]:
-        """What a kept-alive connection is found by."""
-        return self.is_tls, self.name, self.target.port
 
 
 def find_route(wall: Wall, origin: Origin, judgement: Judgement) -> Route:

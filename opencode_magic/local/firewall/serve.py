@@ -6,7 +6,6 @@ import contextlib
 import select
 import ssl
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import h11
@@ -20,7 +19,6 @@ from opencode_magic.local.firewall.exchange import (
     UpstreamFailedError,
 )
 from opencode_magic.local.firewall.judge import Judgement, Origin, judge
-from opencode_magic.local.firewall.outside import find_route, open_upstream
 from opencode_magic.local.firewall.peer import Peer, PeerClosedError, wait_any
 from opencode_magic.local.firewall.record import Outcome
 from opencode_magic.local.firewall.resolve import AddressRefusedError, UnreachableError
@@ -32,6 +30,7 @@ from opencode_magic.local.firewall.rewrite import (
     text_headers,
     upstream_request,
 )
+from opencode_magic.local.firewall.upstreams import Kept, Upstreams
 from opencode_magic.local.firewall.wall import at_request
 
 if TYPE_CHECKING:
@@ -39,27 +38,16 @@ if TYPE_CHECKING:
 
     from opencode_magic.core.policy import FixedResponse
     from opencode_magic.local.firewall.connections import Connection
-    from opencode_magic.local.firewall.outside import Route
     from opencode_magic.local.firewall.record import Attempt
     from opencode_magic.local.firewall.wall import Wall
 
 HEAD_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 30.0
 LINGER_S = 1.0
-KEPT_LIMIT = 4
 REASON_NOT_HTTP = "not HTTP/1.1"
 REASON_DISTRUST = "the program does not trust the sandbox's certificates"
 REASON_SILENT = "it ended before it asked for anything"
 _WITHOUT_BODY = {204, 304}
-
-
-@dataclass(slots=True)
-class _Kept:
-    """An upstream connection that may be used again."""
-
-    side: Side
-    sock: socket.socket
-    is_used: bool = False
 
 
 class HttpService:
@@ -72,7 +60,7 @@ class HttpService:
         self._connection = connection
         self._origin = origin
         self._client = Side.facing_client(Peer(sock))
-        self._kept: dict[tuple[bool, str, int], _Kept] = {}
+        self._upstreams = Upstreams(wall, connection, origin)
         self._connection_id = connection.attempt.connection
         self._base = connection.attempt
         self._count = 0
@@ -104,19 +92,32 @@ class HttpService:
         self._count += 1
         self._has_body = _has_body(event)
         self._is_head = event.method == b"HEAD"
-        judgement = judge(self._wall.policy, self._origin, event)
+        judgement = self._judge(event)
         attempt = at_request(self._base, f"{self._connection_id}.{self._count}", judgement.request)
         if not judgement.is_allowed:
+            self._connection.request = None
             return self._refuse(attempt, judgement.reason, judgement.status_code)
         self._connection.attempt = attempt
-        self._connection.rule = judgement.rule
-        self._connection.request = judgement.request
         try:
             if judgement.rule is not None and judgement.rule.response is not None:
                 return self._give_fixed(attempt, judgement.rule.response)
             return self._forward(attempt, judgement, event)
         finally:
             self._connection.request = None
+
+    def _judge(self, event: h11.Request) -> Judgement:
+        """Decide by the policy in force, which may change at any moment.
+
+        The connection holds the request before the policy is looked at again: whoever changes the
+        policy after that sees the request and cuts it where it must.
+        """
+        while True:
+            policy = self._wall.policy
+            judgement = judge(policy, self._origin, event)
+            self._connection.rule = judgement.rule
+            self._connection.request = judgement.request
+            if policy is self._wall.policy:
+                return judgement
 
     def _next_request(self) -> h11.Request | None:
         """Wait for the head of the next request; None where there is none."""
@@ -151,27 +152,24 @@ class HttpService:
 
     def _forward(self, attempt: Attempt, judgement: Judgement, event: h11.Request) -> bool:
         try:
-            route = find_route(self._wall, self._origin, judgement)
+            route = self._upstreams.find_route(judgement)
         except AddressRefusedError as exc:
             return self._refuse(attempt, str(exc), 403)
         except UnreachableError as exc:
             self._wall.allow(attempt, judgement.reason)
             return self._fail(attempt, str(exc))
         self._wall.allow(attempt, judgement.reason)
-        request = upstream_request(event, judgement, route)
         try:
-            kept = self._upstream_for(route)
+            request = upstream_request(event, judgement, route)
+            kept = self._upstreams.open(judgement, route)
         except UnreachableError as exc:
             return self._fail(attempt, str(exc))
-        return self._exchange(attempt, judgement, kept, route, request)
+        except h11.LocalProtocolError:
+            return self._fail(attempt, "a rule gives the request a malformed header")
+        return self._exchange(attempt, judgement, kept, request)
 
     def _exchange(
-        self,
-        attempt: Attempt,
-        judgement: Judgement,
-        kept: _Kept,
-        route: Route,
-        request: h11.Request,
+        self, attempt: Attempt, judgement: Judgement, kept: Kept, request: h11.Request
     ) -> bool:
         is_injected = judgement.rule is not None and judgement.rule.headers is not None
         exchange = Exchange(self._client, kept.side, may_pass_trailers=not is_injected)
@@ -186,10 +184,11 @@ class HttpService:
                 self._tell_end(attempt, exchange, str(exc))
                 self._send_the_rest()
                 raise ClientGoneError from exc
-            self._drop(route)
+            self._upstreams.drop(kept)
             return self._fail(attempt, str(exc))
         self._tell_end(attempt, exchange, "")
-        return self._next_cycle(kept, route)
+        self._upstreams.give_back(kept)
+        return self._may_go_on()
 
     def _send_the_rest(self) -> None:
         """Let the program have what came of an answer that broke off."""
@@ -197,16 +196,6 @@ class HttpService:
         with contextlib.suppress(PeerClosedError):
             peer.flush_all(timeout_s=LINGER_S)
             drain(peer.sock, timeout_s=LINGER_S)
-
-    def _next_cycle(self, kept: _Kept, route: Route) -> bool:
-        """Make both sides ready for another request; False where the client's is over."""
-        states = {kept.side.http.our_state, kept.side.http.their_state}
-        if states == {h11.DONE}:
-            kept.side.http.start_next_cycle()
-            kept.is_used = True
-        else:
-            self._drop(route)
-        return self._may_go_on()
 
     def _may_go_on(self) -> bool:
         http = self._client.http
@@ -216,26 +205,6 @@ class HttpService:
         if http.their_state in {h11.SEND_BODY, h11.ERROR, h11.IDLE}:
             self._client.peer.linger(timeout_s=LINGER_S)
         return False
-
-    def _upstream_for(self, route: Route) -> _Kept:
-        kept = self._kept.get(route.key)
-        if kept is not None and _is_still_open(kept):
-            return kept
-        self._drop(route)
-        while len(self._kept) >= KEPT_LIMIT:
-            self._drop_key(next(iter(self._kept)))
-        sock = open_upstream(self._wall, self._connection, route)
-        kept = _Kept(Side.facing_upstream(Peer(sock)), sock)
-        self._kept[route.key] = kept
-        return kept
-
-    def _drop(self, route: Route) -> None:
-        self._drop_key(route.key)
-
-    def _drop_key(self, key: tuple[bool, str, int]) -> None:
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            self._connection.disown(kept.sock)
 
     def _refuse(self, attempt: Attempt, reason: str, status_code: int) -> bool:
         """Record and answer a request that goes no further; the connection ends."""
@@ -293,14 +262,6 @@ class HttpService:
             is_end=True,
         )
         self._wall.record.append(attempt, outcome)
-
-
-def _is_still_open(kept: _Kept) -> bool:
-    """Whether a kept upstream has neither ended nor said anything that nobody asked for."""
-    try:
-        return kept.side.peer.read() is None
-    except PeerClosedError:
-        return False
 
 
 def _has_body(event: h11.Request) -> bool:
