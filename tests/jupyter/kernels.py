@@ -120,6 +120,7 @@ class Kernel:
             if self._is_end(message, message_id, shown):
                 return shown
             watch(shown)
+        self.interrupt()  # so that the next cell can run
         raise TimeoutError(shown)
 
     def interrupt(self) -> None:
@@ -221,3 +222,56 @@ def running_kernel(base: Path, cache_dir: Path, **variables: str) -> Iterator[Ke
         yield kernel
     finally:
         kernel.close()
+
+
+def wait_until(is_so: Callable[[], object], what: str, *, limit_s: float = 15.0) -> None:
+    """Wait for a condition; the test fails where it does not come."""
+    until = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < until, f"it did not come that {what}"
+        time.sleep(0.05)
+
+
+def processes(words: str, *, under: int | None) -> list[int]:
+    """Give the processes below one, at any depth, whose command line holds these words."""
+    parents, lines = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            stat = (folder / "stat").read_text().rpartition(")")[2].split()
+            if stat[0] == "Z":
+                continue
+            parents[int(folder.name)] = int(stat[1])
+            lines[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+    return sorted(
+        pid for pid, line in lines.items() if words in line and under in _ancestors(pid, parents)
+    )
+
+
+def leftovers(base: Path) -> list[str]:
+    """Give what stands of sandboxes whose server keeps its state in this folder."""
+    found = [
+        f"process {pid}"
+        for pid in _children_of_dead_or_alive(base)
+        if pid != server_pid(base) and is_running(pid)
+    ]
+    mounts = Path("/proc/self/mountinfo").read_text()
+    return found + (["a mount"] if str(base) in mounts else [])
+
+
+def _children_of_dead_or_alive(base: Path) -> list[int]:
+    """Give bubblewraps of this folder and all that is below them."""
+    roots = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (folder / "cmdline").read_text()
+            if "bwrap" in line.partition("\0")[0] and str(base) in line:
+                roots.append(int(folder.name))
+    below = [pid for root in roots for pid in processes("", under=root)]
+    return [*roots, *below]
+
+
+def _ancestors(pid: int, parents: dict[int, int]) -> set[int]:
+    found: set[int] = set()
+    while (pid := parents.get(pid, 0)) and pid not in found:
+        found.add(pid)
+    return found
