@@ -116,6 +116,8 @@ def server_environment(
         "HOME": place.home,
         "TMPDIR": place.temporary,
         "NO_PROXY": "127.0.0.1,localhost",
+        # Bun keeps a refused name for 30 s; a host that the user allows must work at once.
+        "BUN_CONFIG_DNS_TIME_TO_LIVE_SECONDS": "0",
         "OPENCODE_SERVER_USERNAME": USERNAME,
         "OPENCODE_SERVER_PASSWORD": password,
         "OPENCODE_CONFIG_CONTENT": config,
