@@ -6,7 +6,10 @@ The local server writes these as NDJSON, one object a line, with exactly the fie
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 Verdict = Literal["allowed", "blocked"]
 Channel = Literal["dns", "tcp", "udp", "ip", "tls", "http", "proxy"]
@@ -52,6 +55,24 @@ class EgressRecord:
     def to_json(self) -> dict[str, object]:
         """Give the wire form."""
         return asdict(self)
+
+
+def attempts(records: Iterable[EgressRecord]) -> Iterator[EgressRecord]:
+    """Give the records that count as attempts, in their order.
+
+    The end of a connection is none. The questions of one name look-up (for an IPv4 and an IPv6
+    address, asked from one socket) are one.
+    """
+    lookups: set[tuple[str, int]] = set()
+    for record in records:
+        if record.is_end:
+            continue
+        if record.channel == "dns" and record.source_port:
+            lookup = (record.host, record.source_port)
+            if lookup in lookups:
+                continue
+            lookups.add(lookup)
+        yield record
 
 
 def parse_egress_record(value: object) -> EgressRecord:

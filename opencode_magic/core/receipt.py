@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from opencode_magic.core.egress import attempts
 from opencode_magic.core.policy import REASON_NOT_LISTED, canonical_host
 
 if TYPE_CHECKING:
@@ -67,14 +68,12 @@ def receipt_from_records(records: Iterable[EgressRecord], *, is_complete: bool =
     """Count the firewall's decisions.
 
     A name look-up that was allowed is no traffic and is left out; one that was refused is counted,
-    and a refused connection to the same host is then counted beside it under its own port.
+    once, and a refused connection to the same host is then counted beside it under its own port.
     """
     reached: Counter[tuple[str, int]] = Counter()
     blocked: Counter[tuple[str, int]] = Counter()
     reasons: dict[tuple[str, int], str] = {}
-    for record in records:
-        if record.is_end:
-            continue
+    for record in attempts(records):
         place = (record.host, record.port)
         if record.verdict == "blocked":
             blocked[place] += 1

@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, assert_never
 
+from opencode_magic.core.egress import attempts
+
 if TYPE_CHECKING:
     from opencode_magic.core.egress import EgressRecord
     from opencode_magic.core.proof import Proof
@@ -342,9 +344,7 @@ def _with_records(status: Status, records: tuple[EgressRecord, ...]) -> Status:
     kept: dict[tuple[str, int], BlockedPlace] = {
         (place.host, place.port): place for place in status.blocked_places
     }
-    for record in records:
-        if record.is_end:
-            continue
+    for record in attempts(records):
         if record.verdict == "blocked":
             blocked += 1
             place = (record.host, record.port)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from opencode_magic.core.egress import EgressRecord, parse_egress_record
+from opencode_magic.core.egress import EgressRecord, attempts, parse_egress_record
 
 RECORD = EgressRecord(
     seq=10,
@@ -52,3 +53,22 @@ def test_a_malformed_record_is_an_error(value: object) -> None:
     """Nothing malformed becomes a record."""
     with pytest.raises(ValueError, match="egress record"):
         parse_egress_record(value)
+
+
+def test_questions_of_one_lookup_are_one_attempt() -> None:
+    """A resolver asks for both address families from one socket; the next look-up has another."""
+    question = replace(RECORD, channel="dns", port=53, source_port=1)
+    again = replace(question, source_port=2)
+    unknown = replace(question, source_port=0)
+
+    assert list(attempts([question, question, again, again, unknown, unknown])) == [
+        question,
+        again,
+        unknown,
+        unknown,
+    ]
+
+
+def test_the_end_of_a_connection_is_no_attempt() -> None:
+    """Totals come in a record of their own."""
+    assert list(attempts([RECORD, replace(RECORD, is_end=True), RECORD])) == [RECORD, RECORD]
