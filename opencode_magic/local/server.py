@@ -12,16 +12,13 @@ import secrets
 import signal
 import socket
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING
 
-import uvicorn
-
 from opencode_magic.core import opencode
 from opencode_magic.errors import SandboxError
-from opencode_magic.local.api import Activity, ApiOptions, build_app
 from opencode_magic.local.box import BoxFactory, BoxOptions
 from opencode_magic.local.demo_model import DemoModel
 from opencode_magic.local.registry import Registry
@@ -29,13 +26,15 @@ from opencode_magic.local.store import Store, write_json
 from opencode_magic.local.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from opencode_magic.local.web import Activity
 
 PROTOCOL = 1
 SOCKET_PATH_LIMIT_BYTES = 107
 IDLE_LOOK_S = 0.5
-GRACE_S = 2
+LOCK_TIMEOUT_S = 10.0
 FILES_WANTED = 65_536
 LOG_LIMIT_BYTES = 1_000_000
 log = logging.getLogger(__name__)
@@ -71,11 +70,8 @@ def serve(options: ServeOptions) -> int:
     _allow_many_files()
     for folder in (options.runtime_dir, options.state_dir):
         _make_private(folder)
-    lock = os.open(options.runtime_dir / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
+    lock = _take_lock(options.runtime_dir)
+    if lock is None:
         return 0
     handler = _log_to(options.state_dir / "server.log")
     try:
@@ -87,27 +83,9 @@ def serve(options: ServeOptions) -> int:
     return 0
 
 
-class _Uvicorn(uvicorn.Server):
-    """Tells when it accepts, and leaves the signals to us: what runs must end first."""
-
-    def __init__(self, config: uvicorn.Config, on_accept: asyncio.Event) -> None:
-        super().__init__(config)
-        self._on_accept = on_accept
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_accept.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
-
-
 class _Server:
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
-        self._activity = Activity()
         self._ending = asyncio.Event()
         self._ending_for = ""
         self._demo = DemoModel() if options.tcp is None else None
@@ -116,8 +94,6 @@ class _Server:
     def run(self) -> None:
         options = self._options
         listener = _bind(options)
-        token = _load_token(options.token_file)
-        demo_url = self._demo.start() if self._demo is not None else ""
         factory = BoxFactory(
             BoxOptions(
                 boxes=options.state_dir / "boxes",
@@ -128,53 +104,45 @@ class _Server:
             )
         )
         registry = Registry(Store(options.state_dir), factory, keeps_files=options.tcp is None)
-        info = self._describe(listener, demo_url)
+        # From here on the spare sandbox is being built, beside the imports that are still to come.
         registry.start()
         try:
-            app = ApiOptions(
-                registry=registry,
-                token=token,
-                has_extras=options.tcp is None,
-                info=info,
-                shutdown=lambda: self._end("it was asked to"),
-            )
-            asyncio.run(self._serve(app, listener))
+            asyncio.run(self._serve(registry, listener))
         finally:
             registry.close()
             if self._demo is not None:
                 self._demo.close()
-            self._clean_up()
+            self._remove("api.sock")
             log.info("ended: %s", self._ending_for)
 
-    async def _serve(self, options: ApiOptions, listener: socket.socket) -> None:
+    async def _serve(self, registry: Registry, listener: socket.socket) -> None:
+        from opencode_magic.local.web import Activity, ApiOptions, Web  # noqa: PLC0415 - see `run`
+
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.add_signal_handler(number, self._end, f"signal {number}")
-        accepting = asyncio.Event()
-        config = uvicorn.Config(
-            build_app(options, self._activity),
-            lifespan="off",
-            ws="none",
-            http="h11",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=GRACE_S,
+        info = self._describe(listener)
+        app = ApiOptions(
+            registry=registry,
+            token=_load_token(self._options.token_file),
+            has_extras=self._options.tcp is None,
+            info=info,
+            shutdown=lambda: self._end("it was asked to"),
         )
-        server = _Uvicorn(config, accepting)
-        serving = asyncio.create_task(server.serve([listener]))
-        await accepting.wait()
-        state = dict(options.info)
-        if self._options.tcp is None:
-            state["token"] = options.token
-        write_json(self._options.runtime_dir / "server.json", state)
-        log.info("serving, version %s", options.info["version"])
-        watch = asyncio.create_task(self._watch(options.registry))
+        activity = Activity()
+        web = Web(app, activity)
+        serving = asyncio.create_task(web.serve([listener]))
+        await web.accepting.wait()
+        secret = {"token": app.token} if self._options.tcp is None else {}
+        write_json(self._options.runtime_dir / "server.json", {**info, **secret})
+        log.info("serving, version %s", info["version"])
+        watch = asyncio.create_task(self._watch(registry, activity))
         await self._ending.wait()
         watch.cancel()
-        await in_thread(options.registry.close)
-        server.should_exit = True
+        # Who looks for a server must not find this one any more; the next one waits for the lock.
+        self._remove("server.json")
+        await in_thread(registry.close)
+        web.should_exit = True
         await serving
 
     def _end(self, reason: str) -> None:
@@ -183,16 +151,16 @@ class _Server:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._ending.set)
 
-    async def _watch(self, registry: Registry) -> None:
+    async def _watch(self, registry: Registry, activity: Activity) -> None:
         """End when idle, and when the runtime folder is no longer ours."""
         while True:
             await asyncio.sleep(min(IDLE_LOOK_S, self._options.idle_s / 4))
-            if not registry.live_count and self._activity.idle_s >= self._options.idle_s:
+            if not registry.live_count and activity.idle_s >= self._options.idle_s:
                 self._end("nobody asked")
             if not (self._options.runtime_dir / "server.lock").exists():
                 self._end("its runtime folder is gone")
 
-    def _describe(self, listener: socket.socket, demo_url: str) -> dict[str, object]:
+    def _describe(self, listener: socket.socket) -> dict[str, object]:
         options = self._options
         is_socket = options.tcp is None
         address = listener.getsockname()
@@ -203,17 +171,37 @@ class _Server:
             "version": _version(),
             "protocol": PROTOCOL,
             "started_ms": time.time_ns() // 1_000_000,
-            "demo_model_url": demo_url,
+            "demo_model_url": self._demo.start() if self._demo is not None else "",
             "opencode_version": opencode.VERSION if is_socket and options.opencode else "",
             "upstreams": [
                 f"{host}={address}:{port}" for host, (address, port) in options.upstreams.items()
             ],
         }
 
-    def _clean_up(self) -> None:
-        for name in ("server.json", "api.sock"):
-            with suppress(OSError):
-                (self._options.runtime_dir / name).unlink()
+    def _remove(self, name: str) -> None:
+        with suppress(OSError):
+            (self._options.runtime_dir / name).unlink()
+
+
+def _take_lock(runtime_dir: Path) -> int | None:
+    """Give the lock of a runtime folder; None where another server serves there.
+
+    One that is ending has taken its state file away: its end is waited for.
+    """
+    lock = os.open(runtime_dir / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if (runtime_dir / "server.json").exists() or time.monotonic() > deadline:
+                os.close(lock)
+                return None
+            time.sleep(0.02)
+        else:
+            # What a crashed server left would lead to nobody.
+            (runtime_dir / "server.json").unlink(missing_ok=True)
+            return lock
 
 
 def _bind(options: ServeOptions) -> socket.socket:

@@ -90,6 +90,19 @@ def test_second_server_ends_quietly(server: LocalServer) -> None:
     assert server.ask("GET", "/local/info").status == 200
 
 
+def test_next_server_waits_for_one_that_ends(fresh_server: LocalServer) -> None:
+    """A server that is started while another one ends takes over from it."""
+    launch(fresh_server)
+    first = fresh_server.process
+    assert first is not None
+    first.send_signal(signal.SIGTERM)
+    wait_for(lambda: not (fresh_server.runtime_dir / "server.json").exists(), 10, step_s=0.001)
+    fresh_server.start()
+
+    assert first.wait(20) == 0
+    assert fresh_server.ask("GET", "/local/info").status == 200
+
+
 @pytest.mark.parametrize("token", ["", "wrong"])
 def test_wrong_token_is_401(server: LocalServer, token: str) -> None:
     """Who has no token learns nothing, not even which routes there are."""
