@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from opencode_magic.render.shapes import Block
 
 RUNNING = frozenset({"locked", "unproven"})
+FILL_EVERY_S = 0.25
+"""The widget changes at most so often, however many attempts the firewall counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class Panel:
 
     What is saved in a notebook is what was published last, so the panel is published again under
     its display id at each settled state: launched, a turn or a proof ended, failed, down. Between
-    those only the widget changes. Without a kernel each settled state is printed once.
+    those only the widget changes. Without a kernel each settled state is printed once. Any thread
+    may show.
     """
 
     def __init__(
@@ -66,42 +70,41 @@ class Panel:
         self._is_shown = False
         self._error: BaseException | None = None
         self._widget: _PanelWidget | None = None
+        self._lock = threading.RLock()
+        self._filled_s = float("-inf")
+        self._timer: threading.Timer | None = None
 
     def show(self, status: Status) -> None:
         """Show the status: in place where nothing has settled, else published again."""
-        self._status = status
-        settled = _settled_state(status)
-        is_news = settled is not None and settled != self._settled
-        self._settled = settled or self._settled
-        if self.way == "frames":
-            self._fill()
-            is_news = is_news or not self._is_shown
-        elif self.way == "once":
-            is_news = is_news and not self._is_shown
-        if is_news:
-            self._publish()
-
-    def show_here(self, status: Status) -> None:
-        """Show the status under the running cell, and from now on there.
-
-        The output that the panel had before stays as it was published last.
-        """
-        self._display_id = f"opencode-magic-{uuid.uuid4().hex}"
-        self._is_shown = False
-        self._settled = None
-        self.show(status)
+        with self._lock:
+            self._status = status
+            settled = _settled_state(status)
+            is_news = settled is not None and settled != self._settled
+            self._settled = settled or self._settled
+            if self.way == "frames":
+                is_news = is_news or not self._is_shown
+                self._fill_soon(is_due=is_news)
+            elif self.way == "once":
+                is_news = is_news and not self._is_shown
+            if is_news:
+                self._publish()
 
     def close(self) -> None:
         """Let go of the widget; the card stays as it was published last."""
-        if self._widget is not None:
-            self._widget.close()
-            self._widget = None
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._widget is not None:
+                self._widget.close()
+                self._widget = None
 
     def retire(self) -> None:
         """Let another panel take over: the card stays, without buttons."""
-        if self._widget is not None:
-            self.close()
-            self._publish()
+        with self._lock:
+            if self._widget is not None:
+                self.close()
+                self._publish()
 
     def blocks(self) -> tuple[Block, ...]:
         """Give what the panel shows, before markup."""
@@ -121,7 +124,28 @@ class Panel:
             data |= self._widget.view()
         return data
 
+    def _fill_soon(self, *, is_due: bool) -> None:
+        """Change the widget now where that is due, else once the last change is old enough."""
+        wait_s = self._filled_s + FILL_EVERY_S - time.monotonic()
+        if is_due or wait_s <= 0:
+            self._fill()
+        elif self._timer is None:
+            self._timer = threading.Timer(wait_s, self._fill_late)
+            self._timer.name = "opencode-panel"
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _fill_late(self) -> None:
+        """Run by the timer, unless the panel was closed meanwhile."""
+        with self._lock:
+            if self._timer is threading.current_thread():
+                self._fill()
+
     def _fill(self) -> None:
+        self._filled_s = time.monotonic()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         status = self._status
         is_live = status is not None and status.phase in {"launching", "stopping", *RUNNING}
         if not is_live:
@@ -150,12 +174,16 @@ class Panel:
             action()
         except OpencodeMagicError as error:
             self._error = error
-        if self._status is not None:
-            self._fill()
+        with self._lock:
+            if self._status is not None:
+                self._fill()
 
 
 def _settled_state(status: Status) -> tuple[object, ...] | None:
-    """Give what makes one settled state differ from another; None while nothing is settled."""
+    """Give what makes one settled state differ from another; None while nothing is settled.
+
+    The lease is not part of it: a heartbeat would change the notebook every minute.
+    """
     if status.phase in {"launching", "stopping"} or status.is_turn_running:
         return None
     proof_ms = 0 if status.proof is None else status.proof.at_ms
@@ -164,7 +192,6 @@ def _settled_state(status: Status) -> tuple[object, ...] | None:
         status.sandbox_name,
         status.turns,
         proof_ms,
-        status.expires_ms,
         status.allowed_hosts,
         status.warnings,
         status.error,

@@ -129,4 +129,4 @@ CODE_COLOURS: dict[str, str] = {
 def code_colour(kind: str) -> str:
     """Give the declarations of a code token's colour."""
     plain = CODE_COLOURS[kind]
-    return f"color:{plain};color:color-mix(in srgb,{plain} 82%,currentColor);"
+    return f"color:{plain};color:color-mix(in srgb,{plain} 72%,currentColor);"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
@@ -51,6 +53,9 @@ class Pressed:
 def no_widgets_left() -> Iterator[None]:
     """Close what a test leaves open."""
     yield
+    for thread in threading.enumerate():
+        if thread.name == "opencode-panel":
+            thread.join()
     ipywidgets.Widget.close_all()
 
 
@@ -73,6 +78,7 @@ def test_launch_fills_in_place() -> None:
     screen = Screen()
     panel = _panel(screen)
     panel.show(LAUNCHING)
+    panel._filled_s -= 1
     panel.show(replace(LAUNCHING, launch_started_ms=NOON_MS - 5_000))
     assert panel._widget is not None
     card = panel._widget._card.value
@@ -98,7 +104,7 @@ def test_bundle() -> None:
 
 
 def test_settled_states_are_published() -> None:
-    """A turn, a proof or a longer lease that has ended is published; a running one is not."""
+    """A turn that has ended is published; a running one and a longer lease are not."""
     screen = Screen()
     panel = _panel(screen)
     panel.show(LOCKED)
@@ -108,7 +114,7 @@ def test_settled_states_are_published() -> None:
     panel.show(replace(LOCKED, turns=4))
     panel.show(replace(LOCKED, turns=4, expires_ms=NOON_MS + 99_000))
 
-    assert [before, len(screen.messages)] == [1, 3]
+    assert [before, len(screen.messages)] == [1, 2]
 
 
 def test_down_leaves_the_card() -> None:
@@ -141,6 +147,8 @@ def test_buttons() -> None:
     panel = _panel(Screen(), pressed)
     panel.show(LAUNCHING)
     hidden = panel._widget is not None and panel._widget._bar.layout.display
+    panel.show(LOCKED)
+    panel._filled_s -= 1
     panel.show(replace(LOCKED, is_turn_running=True))
     buttons = _buttons(panel)
     for button in buttons.values():
@@ -215,17 +223,50 @@ def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_show_here() -> None:
-    """Shown again in another cell, the panel goes on there."""
+def test_retire() -> None:
+    """A panel that another takes over from keeps its card, without buttons."""
     screen = Screen()
     panel = _panel(screen)
     panel.show(LOCKED)
-    panel.show_here(LOCKED)
-    panel.show(replace(LOCKED, turns=4))
+    panel.retire()
+    panel.retire()
 
-    first, second, third = screen.messages
-    assert (second.is_update, third.is_update) == (False, True)
-    assert first.display_id != second.display_id == third.display_id
+    assert [set(message.data) - {"text/html", "text/plain"} for message in screen.messages] == [
+        {VIEW},
+        set(),
+    ]
+    assert panel._widget is None
+
+
+def test_many_changes_are_paced() -> None:
+    """Counts that change all the time change the widget a few times a second, the last included."""
+    panel = _panel(Screen())
+    panel.show(LOCKED)
+    assert panel._widget is not None
+    card, seen = panel._widget._card, []
+    card.observe(lambda change: seen.append(change["new"]), "value")
+    for count in range(13, 200):
+        panel.show(replace(LOCKED, egress_allowed=count))
+    until = time.monotonic() + 10
+    while not seen and time.monotonic() < until:
+        time.sleep(0.01)
+
+    assert len(seen) == 1
+    assert ">199<" in seen[0]
+
+
+def test_closed_before_the_timer() -> None:
+    """A panel that is closed changes nothing any more, though its timer has fired."""
+    panel = _panel(Screen())
+    panel.show(LOCKED)
+    panel.show(replace(LOCKED, egress_allowed=13))
+    timer = panel._timer
+    panel.close()
+    panel._fill_late()
+
+    assert timer is not None
+    assert timer.finished.is_set()
+    assert panel._widget is None
 
 
 def test_no_secret_in_traits() -> None:
