@@ -82,6 +82,7 @@ class Front:
         self.waiting_limit = WAITING_LIMIT
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._wake_in, self._wake_out = socket.socketpair()
+        self._next_check_s = 0.0
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="firewall-front", daemon=True)
         self._selector.register(self._wake_in, selectors.EVENT_READ, lambda: None)
@@ -123,7 +124,7 @@ class Front:
 
     def _run(self) -> None:
         while not self._is_closed:
-            timeout_s = _RECHECK_S if any(w.is_stalled for w in self._waiting) else _TICK_S
+            timeout_s = _RECHECK_S if self._waiting else _TICK_S
             for key, _ in self._selector.select(timeout_s):
                 self._guard(key.data)
             self._guard(self._recheck)
@@ -231,8 +232,11 @@ class Front:
             self._selector.unregister(sock)
 
     def _recheck(self) -> None:
-        record_unlisted(self._wall)
         now_s = time.monotonic()
+        if now_s < self._next_check_s:
+            return
+        self._next_check_s = now_s + _RECHECK_S
+        record_unlisted(self._wall)
         for waiting in list(self._waiting):
             if waiting.deadline_s <= now_s:
                 self._drop(waiting, REASON_TOO_SLOW)

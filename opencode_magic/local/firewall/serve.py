@@ -247,8 +247,12 @@ class HttpService:
             return
         cause = exc.__cause__ if exc is not None else None
         is_distrust = isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or "")
-        reason = REASON_DISTRUST if is_distrust else REASON_SILENT
-        self._wall.block(self._base, reason)
+        if is_distrust:
+            self._wall.block(self._base, REASON_DISTRUST)
+        else:
+            # A connection that was opened ahead of need: nothing was tried, nothing refused.
+            outcome = Outcome("allowed", REASON_SILENT, is_end=True)
+            self._wall.record.append(self._base, outcome)
 
     def _tell_end(self, attempt: Attempt, exchange: Exchange, problem: str) -> None:
         self._connection.bytes_out += exchange.bytes_out

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from opencode_magic.core.policy_wire import parse_policy
 from opencode_magic.local.firewall.ca import SandboxCA
 from opencode_magic.local.firewall.engine import Firewall
+from opencode_magic.local.firewall.front import REASON_SILENT
 from opencode_magic.local.firewall.packets import Packet, parse_packet
 from opencode_magic.local.firewall.record import EgressLog
 from tests.local import keepers
@@ -70,6 +71,14 @@ def test_any_bytes_are_an_attempt_or_none(data: bytes) -> None:
 
     assert found is None or 0 <= found.port <= 65_535
 
+
+KNOCK = """
+import socket
+for host in ("api.example.com", "203.0.113.5"):
+    sock = socket.create_connection((host, 443), 5)
+    print(sock.getsockname()[1])
+    sock.close()
+"""
 
 INSIDE = """
 import socket, ssl
@@ -154,3 +163,25 @@ def test_every_way_out_of_a_namespace_ends_at_the_firewall() -> None:
     ]
     assert lines[8:10] == ["b'HTTP/1.1 418 '"] * 2
     assert "evil.example.org" in {record.host for record in blocked.values()}
+
+
+def test_a_spare_connection_to_an_allowed_host_is_no_refusal() -> None:
+    """Who only knocks is refused on record, unless it is at an allowed host's own door."""
+    policy = parse_policy({"allow": ["api.example.com"]})
+    log = EgressLog()
+    with keepers.sandbox() as box:
+        firewall = Firewall(box.keeper.listeners, policy, ca=SandboxCA.create(), record=log)
+        firewall.start()
+        try:
+            _, output = box.python(KNOCK)
+            deadline = time.monotonic() + 5
+            while log.last_seq < 3 and time.monotonic() < deadline:
+                log.wait(log.last_seq, timeout_s=0.2)
+        finally:
+            firewall.close()
+    ports = [int(line) for line in output.split()]
+    found = [record for record in log.since(0) if record.source_port in ports]
+
+    assert [(record.source_port, told(record)) for record in found] == [
+        (ports[1], ("tls", "203.0.113.5", 443, "blocked", REASON_SILENT))
+    ]
