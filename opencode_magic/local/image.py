@@ -5,6 +5,7 @@ The names mimic the cloud's default image: user ``ubuntu``, home and working fol
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -53,6 +54,7 @@ _COPIED = (
     "services",
     "ssl/openssl.cnf",
 )
+_TREE_TIMEOUT_S = 300.0
 _NEEDED_MODULES = "json, resource, select, signal, socket"
 
 
@@ -214,8 +216,27 @@ def make_folders(folder: Path, ca_bundle: bytes, owner: int | None) -> None:
 
 
 def _give_to(top: Path, owner: int) -> None:
-    for folder, _folders, files, handle in os.fwalk(top, follow_symlinks=False):
-        os.fchown(handle, owner, owner)
-        for name in (*_folders, *files):
-            os.chown(name, owner, owner, dir_fd=handle, follow_symlinks=False)
-        del folder
+    _run("chown", "-Rh", f"{owner}:{owner}", top)
+
+
+def remove(top: Path) -> None:
+    """Remove a folder that a sandbox could write to, whatever it made of it.
+
+    Not by a walk in Python: a tree may be deeper than its recursion, and folders may be closed
+    even to their owner. Links are removed, never followed.
+
+    Raises:
+        OSError: Something of it is still there.
+    """
+    if os.geteuid() != 0:
+        _run("chmod", "-R", "u+rwX", top)
+    _run("rm", "-rf", top)
+    if os.path.lexists(top):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(top))
+
+
+def _run(program: str, *words: str | Path) -> None:
+    *options, top = map(str, words)
+    argv = [program, *options, "--", top]
+    env = {"PATH": "/usr/bin:/bin"}
+    subprocess.run(argv, check=False, capture_output=True, timeout=_TREE_TIMEOUT_S, env=env)

@@ -88,7 +88,8 @@ class Limits:
             "NOFILE": self.open_files,
             "FSIZE": self.file_bytes,
             "DATA": self.data_bytes,
-            "CORE": 0,
+            # Not 0: a core file that goes to a program of the host's would be made all the same.
+            "CORE": 1,
             "MEMLOCK": 64 * MIB,
             "MSGQUEUE": 0,
             "SIGPENDING": 4096,
@@ -140,7 +141,7 @@ def sandbox_arguments(spec: SandboxSpec) -> list[str]:
 def sandbox_command() -> list[str]:
     """Give the program that bubblewrap turns into, inside."""
     start = (
-        f"import sys; sys.path.insert(0, {image.PROGRAM_FOLDER!r}); "
+        f"import sys; sys.path.append({image.PROGRAM_FOLDER!r}); "
         f"from opencode_magic.local.pid1 import main; main({CHANNEL_FD})"
     )
     return [image.inside_python().program, "-I", "-S", "-B", "-c", start]

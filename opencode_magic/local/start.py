@@ -109,7 +109,7 @@ def command(place: KeeperPlace, uid: int | None, control_fd: int) -> list[str]:
     package = Path(__file__).resolve().parents[1]
     python = image.base_python()
     start = (
-        f"import sys; sys.path.insert(0, {str(package.parent)!r}); "
+        f"import sys; sys.path.append({str(package.parent)!r}); "
         f"from opencode_magic.local.keeper_inside import main; sys.exit(main({control_fd}))"
     )
     keeper = [program("bwrap"), *isolation.keeper_arguments(), "--"]

@@ -72,7 +72,7 @@ _ATTEMPTS = {
     "another user": "os.setuid(0)",
     "another group": "os.setgroups([0])",
     "higher limits": "resource.setrlimit(resource.RLIMIT_NPROC, (10**6, 10**6))",
-    "a core file": "resource.setrlimit(resource.RLIMIT_CORE, (1, 1))",
+    "a core file": "resource.setrlimit(resource.RLIMIT_CORE, (2, 2))",
     "better for the OOM killer": "os.write(os.open('/proc/self/oom_score_adj', 1), b'-500')",
     "remapping the user": "os.write(os.open('/proc/self/uid_map', 1), b'0 0 1')",
     "the machine's name": "socket.sethostname('x')",
