@@ -75,7 +75,8 @@ ensure_venv() {
   fi
   for lock in "$@"; do
     stamp=$VENV/.locked-$(basename "$lock" .txt)
-    want=$(cat "$lock" pyproject.toml | sha256sum)
+    # The tools' own tables in pyproject.toml change nothing that gets installed.
+    want=$({ cat "$lock"; sed '/^\[tool\./,$d' pyproject.toml; } | sha256sum)
     [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && continue
     (
       flock 9
