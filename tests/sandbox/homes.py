@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opencode_magic.agent.server import OpenCodeServer, new_password
-from opencode_magic.core.opencode import SandboxFile
+from opencode_magic.core.opencode import VERSION, SandboxFile
 from opencode_magic.core.providers import choose_model, demo_choice
 from opencode_magic.errors import SandboxConnectionError
 from opencode_magic.sandbox import connect as connecting
@@ -150,6 +150,11 @@ def cloud_home(canary: Canary) -> Iterator[LaunchRequest]:
 def opencode_server(request: LaunchRequest) -> OpenCodeServer:
     """The real agent server for a request's model."""
     return OpenCodeServer(request.model, new_password())
+
+
+def quick_server() -> ScriptServer:
+    """An agent server that is healthy at once: for what does not depend on OpenCode."""
+    return ScriptServer("sleep 600", version=VERSION)
 
 
 def _free_port() -> int:

@@ -41,6 +41,7 @@ from tests.sandbox.homes import (
     local_home,
     local_home_with_key,
     opencode_server,
+    quick_server,
 )
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def test_own_probes_do_not_count_as_the_agents(local: LaunchRequest) -> None:
     """What a proof tried is on the firewall's record, and in nobody's receipt."""
     events = Events()
 
-    sandbox = launch(local, opencode_server(local), events)
+    sandbox = launch(local, quick_server(), events)
     try:
         sandbox.prove()
         records = sandbox.records_since(0, settle_s=1.0)
@@ -150,7 +151,7 @@ def test_own_probes_do_not_count_as_the_agents(local: LaunchRequest) -> None:
 def test_egress_of_a_command_inside_reaches_the_status(local: LaunchRequest) -> None:
     """A blocked attempt is in the records and in the status, with its host."""
     events = Events()
-    sandbox = launch(local, opencode_server(local), events)
+    sandbox = launch(local, quick_server(), events)
     try:
         before = sandbox.last_seq
         session = sandbox._parts.session
@@ -165,7 +166,7 @@ def test_egress_of_a_command_inside_reaches_the_status(local: LaunchRequest) -> 
 
 def test_key_is_injected_and_never_inside(local_keyed: LaunchRequest, canary: Canary) -> None:
     """The gateway sees the key, and a search of the sandbox does not find it."""
-    sandbox = launch(local_keyed, opencode_server(local_keyed), Events())
+    sandbox = launch(local_keyed, quick_server(), Events())
     try:
         seen = canary.authorizations[:]
         absent = sandbox.proof.probes[-1]
@@ -179,7 +180,7 @@ def test_key_is_injected_and_never_inside(local_keyed: LaunchRequest, canary: Ca
 @pytest.mark.parametrize("place", ["file", "process", "deep file"])
 def test_planted_key_is_found(local_keyed: LaunchRequest, place: str) -> None:
     """A key that stands in a file, or in a process's environment, makes the proof fail."""
-    sandbox = launch(local_keyed, opencode_server(local_keyed), Events())
+    sandbox = launch(local_keyed, quick_server(), Events())
     session, home = sandbox._parts.session, sandbox.place.home
     try:
         if place == "process":
@@ -203,7 +204,7 @@ def test_open_wall_fails_the_launch(local_keyed: LaunchRequest) -> None:
     with pytest.raises(ProofFailedError, match=r"the wall does not hold: example\.com by name"):
         launch(
             replace(local_keyed, hosts=("example.com",), allow_unproven=True),
-            opencode_server(local_keyed),
+            quick_server(),
             events,
         )
 
@@ -218,7 +219,7 @@ def test_unreachable_model_fails_the_launch(local_keyed: LaunchRequest) -> None:
     with pytest.raises(ProofFailedError, match="did not answer from inside"):
         launch(
             replace(local_keyed, settings=offline, allow_unproven=True),
-            opencode_server(local_keyed),
+            quick_server(),
             Events(),
         )
 
@@ -264,8 +265,8 @@ def test_cloud_without_evidence_is_not_proven(cloud: LaunchRequest) -> None:
     events = Events()
 
     with pytest.raises(ProofFailedError, match=r"cannot be proven from here.*--unproven"):
-        launch(blind, opencode_server(blind), Events())
-    sandbox = launch(replace(blind, allow_unproven=True), opencode_server(blind), events)
+        launch(blind, quick_server(), Events())
+    sandbox = launch(replace(blind, allow_unproven=True), quick_server(), events)
     sandbox.terminate()
 
     assert status_of(events).phase == "unproven"
@@ -279,7 +280,7 @@ def test_scripted_model_is_refused_on_the_cloud(cloud: LaunchRequest, local: Lau
     events = Events()
 
     with pytest.raises(HomeUnavailableError, match="scripted demo model"):
-        launch(replace(cloud, model=local.model), opencode_server(local), events)
+        launch(replace(cloud, model=local.model), quick_server(), events)
 
     assert events.seen == []
 
@@ -294,7 +295,7 @@ def test_mapped_model_is_refused_on_the_cloud(cloud: LaunchRequest, local: Launc
     )
 
     with pytest.raises(HomeUnavailableError, match=r"ollama\.internal is mapped to this machine"):
-        launch(replace(cloud, model=mapped), opencode_server(local), Events())
+        launch(replace(cloud, model=mapped), quick_server(), Events())
 
 
 def test_server_that_ends_shows_its_last_lines(local: LaunchRequest) -> None:
@@ -326,7 +327,7 @@ def test_interrupt_in_any_step_cleans_up(local: LaunchRequest, step: str) -> Non
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launch(local, opencode_server(local), interrupt)
+        launch(local, quick_server(), interrupt)
 
     assert [e.error for e in events.of(LaunchFailed) if isinstance(e, LaunchFailed)] == [
         "interrupted"
@@ -356,7 +357,7 @@ def test_missing_binary_starts_nothing(local: LaunchRequest, tmp_path: Path) -> 
     lost = replace(local, settings=replace(local.settings, binary=tmp_path / "lost"))
 
     with pytest.raises(BinaryError, match="no file"):
-        launch(lost, opencode_server(local), Events())
+        launch(lost, quick_server(), Events())
 
     assert find_server(local.settings) is None
 
@@ -364,7 +365,7 @@ def test_missing_binary_starts_nothing(local: LaunchRequest, tmp_path: Path) -> 
 def test_killed_local_server_is_noticed(local: LaunchRequest) -> None:
     """When the local server is killed the status says that the sandbox is gone, and why."""
     events = Events()
-    sandbox = launch(local, opencode_server(local), events)
+    sandbox = launch(local, quick_server(), events)
     server = find_server(local.settings)
     assert server is not None
 
@@ -382,7 +383,7 @@ def test_killed_local_server_is_noticed(local: LaunchRequest) -> None:
 
 def test_work_is_kept_when_it_ends(local: LaunchRequest) -> None:
     """What stands in the workspace at the end is copied into the user's state folder."""
-    sandbox = launch(local, opencode_server(local), Events())
+    sandbox = launch(local, quick_server(), Events())
     sandbox._parts.session.fs.write_text(f"{sandbox.place.workspace}/notes.md", "hello")
 
     gone = sandbox.terminate()
@@ -396,7 +397,7 @@ def test_first_event_names_home_and_hosts(local: LaunchRequest) -> None:
     """Before anything is started the home, its reason and the allowed hosts are told."""
     events = Events()
 
-    launch(local, opencode_server(local), events).terminate()
+    launch(local, quick_server(), events).terminate()
 
     first = events.seen[0]
     assert isinstance(first, LaunchStarted)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opencode_magic.core.opencode import VERSION
 from opencode_magic.core.status import LeaseExtended, WentDown
 from opencode_magic.sandbox.connect import find_server
 from opencode_magic.sandbox.launch import launch
@@ -26,7 +25,7 @@ from opencode_magic.sandbox.lease import (
 from opencode_magic.sandbox.local_api import LocalApi
 from opencode_magic.sandbox.sweep import sweep
 from opencode_magic.settings import load_settings
-from tests.sandbox.homes import Events, ScriptServer, local_home
+from tests.sandbox.homes import Events, local_home, quick_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,16 +35,15 @@ if TYPE_CHECKING:
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the local home needs Linux")
 
-KERNEL = f"""
+KERNEL = """
 import sys, time
-from opencode_magic.core.opencode import VERSION
 from opencode_magic.core.providers import demo_choice
 from opencode_magic.sandbox.launch import LaunchRequest, launch
 from opencode_magic.settings import load_settings
-from tests.sandbox.homes import LOCAL, Events, ScriptServer
+from tests.sandbox.homes import LOCAL, Events, quick_server
 
 request = LaunchRequest(settings=load_settings(), choice=LOCAL, model=demo_choice(""))
-sandbox = launch(request, ScriptServer("sleep 600", version={VERSION!r}), Events())
+sandbox = launch(request, quick_server(), Events())
 print(sandbox.name, flush=True)
 sys.stdin.read()
 """
@@ -71,11 +69,6 @@ def kernel() -> Iterator[subprocess.Popen[str]]:
     yield process
     process.kill()
     process.communicate()
-
-
-def quick_server() -> ScriptServer:
-    """An agent server that is healthy at once."""
-    return ScriptServer("sleep 600", version=VERSION)
 
 
 def sandbox_count(settings: Settings) -> int:
