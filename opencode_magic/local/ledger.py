@@ -1,10 +1,12 @@
 """The tables of sandboxes and sessions, in memory and on disk alike.
 
-The values in `state` are replaced, never changed, and each change is on disk before it is answered.
+The values in `state` are replaced, never changed, and each change is on disk before it is
+answered, where the disk takes it.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -12,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opencode_magic.local.leftovers import end_leftover
-from opencode_magic.local.payloads import not_found
+from opencode_magic.local.payloads import ApiError, not_found
 from opencode_magic.local.state import LIVE_STATUSES, Sandbox, Session, Status
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 SESSIONS_KEPT = 20
 """Of one sandbox; older ones are forgotten."""
+log = logging.getLogger(__name__)
 
 
 def now_ms() -> int:
@@ -58,11 +61,24 @@ class Ledger:
             return name in self._sandboxes
 
     def add(self, sandbox: Sandbox, session: Session) -> None:
-        """Enter a session, and its sandbox as it is from now on."""
+        """Enter a session, and its sandbox as it is from now on.
+
+        Raises:
+            ApiError: The disk does not take it; nothing has changed then.
+        """
         with self._lock:
+            before = self._sandboxes.get(sandbox.name)
             self._sandboxes[sandbox.name] = sandbox
             self._sessions[session.session_id] = session
-            self._save(sandbox.name)
+            try:
+                self._write(sandbox.name)
+            except OSError as exc:
+                del self._sessions[session.session_id]
+                del self._sandboxes[sandbox.name]
+                if before is not None:
+                    self._sandboxes[before.name] = before
+                message = f"the state cannot be saved: {exc.strerror or exc}"
+                raise ApiError(507, "disk_full", message) from exc
 
     def sandbox(self, name: str) -> Sandbox:
         """Give a sandbox.
@@ -142,6 +158,13 @@ class Ledger:
         return gone
 
     def _save(self, name: str) -> None:
+        """Bring a change to disk. That it cannot be brought there must keep nothing from ending."""
+        try:
+            self._write(name)
+        except OSError as exc:
+            log.warning("the state of %s cannot be saved: %s", name, exc.strerror or exc)
+
+    def _write(self, name: str) -> None:
         with self._lock:
             sandbox = self._sandboxes.get(name)
             if sandbox is None:

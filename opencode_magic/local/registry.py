@@ -106,9 +106,11 @@ class Registry:
                 raise ApiError(409, "conflict", message)
             sandbox = sandbox_of(request, now_ms())
             box = self._start_box(sandbox, self._folder_for(request))
-            session = begin_session(sandbox, box.box_id, sandbox.created_ms)
-            self._ledger.add(replace(sandbox, session_id=session.session_id), session)
-            return self._adopt(box, session)
+            try:
+                return self._adopt(box, sandbox)
+            except ApiError:
+                remove_tree(self._store.boxes / box.box_id)
+                raise
 
     def get(self, name: str) -> View:
         """Give a sandbox with its current session.
@@ -133,9 +135,7 @@ class Registry:
                 message = "Cannot resume sandbox: no snapshot available."
                 raise ApiError(410, "snapshot_not_found", message)
             box = self._start_box(view.sandbox, view.session.box_id)
-            session = begin_session(view.sandbox, box.box_id, now_ms())
-            self._ledger.add(replace(view.sandbox, session_id=session.session_id), session)
-            return replace(self._adopt(box, session), is_resumed=True)
+            return replace(self._adopt(box, view.sandbox), is_resumed=True)
 
     def update(self, name: str, changes: Mapping[str, object]) -> View:
         """Change the saved part of a sandbox; ports are published at once where it runs.
@@ -326,7 +326,14 @@ class Registry:
             raise ApiError(503, "no_port", f"a port could not be published: {exc}") from exc
         return box
 
-    def _adopt(self, box: Box, session: Session) -> View:
+    def _adopt(self, box: Box, sandbox: Sandbox) -> View:
+        """Enter what runs into the books; it ends where that fails."""
+        session = begin_session(sandbox, box.box_id, now_ms())
+        try:
+            self._ledger.add(replace(sandbox, session_id=session.session_id), session)
+        except ApiError:
+            box.close()
+            raise
         with self._lock:
             self._boxes[session.session_id] = box
             self._deadlines[session.session_id] = time.monotonic() + session.timeout_ms / 1000

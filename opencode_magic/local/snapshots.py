@@ -69,9 +69,9 @@ class Snapshots:
             folder.mkdir(mode=0o700)
             for name in SAVED:
                 copy_tree(self._store.boxes / session.box_id / name, folder / name)
-        except SandboxError as exc:
+        except (SandboxError, OSError) as exc:
             remove_tree(folder)
-            raise ApiError(507, "snapshot_failed", exc.message) from exc
+            raise ApiError(507, "snapshot_failed", str(exc)) from exc
         snapshot = Snapshot(
             snapshot_id=snapshot_id,
             project_id=sandbox.project_id,
@@ -100,8 +100,8 @@ class Snapshots:
             folder.mkdir(mode=0o700)
             for name in SAVED:
                 copy_tree(self._store.snapshot_folder(snapshot_id) / name, folder / name)
-        except SandboxError as exc:
-            raise ApiError(507, "snapshot_failed", exc.message) from exc
+        except (SandboxError, OSError) as exc:
+            raise ApiError(507, "snapshot_failed", str(exc)) from exc
         self._store.save_snapshot(snapshot)
         with self._lock:
             self._items[snapshot_id] = snapshot

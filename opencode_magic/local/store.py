@@ -126,9 +126,10 @@ class Store:
             return None
         folder = self._free_kept_folder(name)
         folder.mkdir(mode=0o700)
-        home.rename(folder / "files")
         kept = Kept(name, str(folder / "files"), files, size_bytes, now_ms, now_ms + KEPT_MS)
+        # Written first: what a crash leaves between the two is swept when its time is over.
         write_json(folder / "kept.json", kept.to_json())
+        home.rename(folder / "files")
         return kept
 
     def kept(self) -> list[Kept]:

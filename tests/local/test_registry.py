@@ -131,6 +131,19 @@ def test_leftover_process_is_ended_only_if_it_is_the_same(store: Store) -> None:
     assert not end_leftover(1, start_ticks(1))
 
 
+def test_full_disk_refuses_what_is_new_and_ends_what_runs(store: Store, tmp_path: Path) -> None:
+    """Where nothing can be saved, a sandbox is not created, and one that runs can still end."""
+    ledger = Ledger(store)
+    ledger.add(sandbox("old"), session("old"))
+    (tmp_path / "sandboxes").rename(tmp_path / "away")
+    ended = ledger.set_status("sbx_old", "stopped", "it was stopped")
+    with pytest.raises(ApiError) as caught:
+        ledger.add(sandbox("new"), session("new"))
+
+    assert (ended.status, ledger.live_count) == ("stopped", 0)
+    assert (caught.value.code, ledger.has("new")) == ("disk_full", False)
+
+
 def test_many_sessions_are_forgotten_from_the_oldest(store: Store) -> None:
     """A sandbox remembers its last sessions only."""
     ledger = Ledger(store)
