@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import os
@@ -53,10 +54,11 @@ class Connection:
             self.client.close()
 
 
+@functools.cache
 def warm_up() -> threading.Thread:
     """Import the SDK in a thread: it takes 0.25 s, which other work can hide."""
     thread = threading.Thread(
-        target=importlib.import_module, args=("vercel.sandbox.sync",), daemon=True
+        target=importlib.import_module, args=("vercel.sandbox.sync",), name="import", daemon=True
     )
     thread.start()
     return thread
@@ -305,6 +307,8 @@ def _sdk_client(
     credentials: Callable[[], SandboxCredentials],
     http_client: Callable[[], httpx2.Client],
 ) -> SyncSandboxClient:
+    # Two threads that import one package at once may meet it half made.
+    warm_up().join()
     from vercel.sandbox.sync import (  # noqa: PLC0415 - the SDK takes 0.25 s
         SandboxServiceOptions,
         SyncSandboxClient,

@@ -130,7 +130,8 @@ class Steps:
                 binary = opencode.ensure_binary(self._settings)
                 note.detail = binary.detail
         with self._step("create"):
-            box = self._create(binary.path if binary is not None else None)
+            is_pinned = binary is not None and self._settings.binary is None
+            box = self._create(binary.path if binary is not None and is_pinned else None)
             place, found = self._prepare()
         place = self._place_binary(place, found)
         with self._step("configure") as note:
@@ -278,7 +279,9 @@ class Steps:
             temporary=f"{own}/tmp",  # noqa: S108 - inside the sandbox
             bind_host="127.0.0.1" if self._home == "local" else "0.0.0.0",
         )
-        return place, LOCAL_BINARY if is_local_image else binary
+        if is_local_image and self._settings.binary is None:
+            binary = LOCAL_BINARY
+        return place, binary
 
     def _inside(self) -> Inside:
         return Inside(self._in_session(), self._settings, self.current, self.failed_label)
@@ -289,7 +292,7 @@ class Steps:
 
     def _place_binary(self, place: Place, found: str) -> Place:
         """Give the place with the binary that will run, uploaded where the image lacks it."""
-        if found and self._home == "local":
+        if found == LOCAL_BINARY:
             return replace(place, binary=found)
         with self._step("binary") as note:
             if found and self._settings.binary is None:
