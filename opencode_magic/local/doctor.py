@@ -32,6 +32,11 @@ APPARMOR_STEP = (
     r"profile bwrap /usr/bin/bwrap flags=(unconfined) {\n  userns,\n}\n' "
     "| sudo tee /etc/apparmor.d/bwrap && sudo apparmor_parser -r /etc/apparmor.d/bwrap"
 )
+APPARMOR_OWN_STEP = (
+    "sudo ln -s /etc/apparmor.d/bwrap-userns-restrict /etc/apparmor.d/disable/ && "
+    "sudo apparmor_parser -R /etc/apparmor.d/bwrap-userns-restrict && "
+)
+"""Ubuntu's own profile lets bubblewrap make namespaces and takes all rights in them away."""
 CONTAINER_STEP = (
     "Docker: run the container with --security-opt seccomp=unconfined "
     "--security-opt apparmor=unconfined --security-opt systempaths=unconfined; Kubernetes: give "
@@ -61,6 +66,8 @@ class Host:
     """Debian's ``kernel.unprivileged_userns_clone`` is 0."""
     is_apparmor_restricting: bool = False
     """Ubuntu's ``kernel.apparmor_restrict_unprivileged_userns`` is 1."""
+    has_apparmor_profile: bool = False
+    """Ubuntu's own profile for bubblewrap is installed and in force."""
     container: str = ""
     """Such as ``Kubernetes``; empty outside of a container, as far as it can be seen."""
     probe_error: str = ""
@@ -143,8 +150,9 @@ def _why_refused(host: Host) -> tuple[str, str]:
         detail = "only root may make them (kernel.unprivileged_userns_clone is 0)"
         return detail, "sudo sysctl -w kernel.unprivileged_userns_clone=1"
     if host.is_apparmor_restricting and not host.container:
-        detail = f"AppArmor forbids them to programs without a profile: {host.probe_error}"
-        return detail, APPARMOR_STEP
+        detail = f"AppArmor takes from bubblewrap what it needs: {host.probe_error}"
+        own = APPARMOR_OWN_STEP if host.has_apparmor_profile else ""
+        return detail, own + APPARMOR_STEP
     if "No space left" in host.probe_error:
         detail = f"all that the machine allows are in use: {host.probe_error}"
         return detail, "end other sandboxes, or raise user.max_user_namespaces"
@@ -204,6 +212,7 @@ def read_host(*, can_probe: bool = True) -> Host:
         user_namespaces_limit=_setting("user/max_user_namespaces"),
         is_userns_clone_forbidden=_setting("kernel/unprivileged_userns_clone") == 0,
         is_apparmor_restricting=_setting("kernel/apparmor_restrict_unprivileged_userns") == 1,
+        has_apparmor_profile=_has_apparmor_profile(),
         container=_container(),
         probe_error=error,
         probe_s=took_s,
@@ -255,6 +264,12 @@ def _setting(name: str) -> int | None:
         return int(Path("/proc/sys", name).read_text())
     except (OSError, ValueError):
         return None
+
+
+def _has_apparmor_profile() -> bool:
+    name = "bwrap-userns-restrict"
+    folder = Path("/etc/apparmor.d")
+    return (folder / name).exists() and not (folder / "disable" / name).is_symlink()
 
 
 def _container() -> str:

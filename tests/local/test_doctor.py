@@ -88,6 +88,12 @@ def test_another_system_is_sent_to_the_cloud(system: str) -> None:
             "blocked",
             "apparmor_parser -r /etc/apparmor.d/bwrap",
         ),
+        (
+            replace(REFUSED, is_apparmor_restricting=True, has_apparmor_profile=True),
+            "User namespaces",
+            "blocked",
+            "apparmor_parser -R /etc/apparmor.d/bwrap-userns-restrict && printf",
+        ),
         (replace(REFUSED, container="Docker"), "User namespaces", "blocked", "seccomp=unconfined"),
         (
             replace(REFUSED, container="Kubernetes", is_apparmor_restricting=True),
