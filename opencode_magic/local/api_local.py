@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from opencode_magic.core.egress import EgressRecord
     from opencode_magic.local.firewall.record import EgressLog
-    from opencode_magic.local.registry import Registry, View
+    from opencode_magic.local.registry import Registry
+    from opencode_magic.local.state import View
 
 WAIT_S = 1.0
 """How long a thread waits for a record before it looks whether anyone still listens."""

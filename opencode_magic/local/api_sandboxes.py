@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from opencode_magic.core.policy import NetworkPolicy
-    from opencode_magic.local.registry import View
+    from opencode_magic.local.state import View
 
 PAGE_DEFAULT = 20
 PAGE_LIMIT = 50

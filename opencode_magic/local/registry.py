@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -19,6 +19,7 @@ from opencode_magic.local.ledger import Ledger, begin_session, now_ms, sandbox_o
 from opencode_magic.local.leftovers import start_ticks
 from opencode_magic.local.payloads import ApiError, bad_request
 from opencode_magic.local.snapshots import Snapshots
+from opencode_magic.local.state import View
 from opencode_magic.local.store import Kept, Store, remove_tree
 
 if TYPE_CHECKING:
@@ -35,16 +36,6 @@ SWEEP_EVERY_S = 3600.0
 TICK_S = 0.2
 REFILL_DELAY_S = 3.0
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A sandbox with one of its sessions and, where that runs, its published ports."""
-
-    sandbox: Sandbox
-    session: Session
-    routes: Mapping[int, str]
-    is_resumed: bool = False
 
 
 class Registry:

@@ -92,6 +92,16 @@ class Snapshot:
     status: Literal["created", "deleted", "failed"] = "created"
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """A sandbox with one of its sessions and, where that runs, its published ports."""
+
+    sandbox: Sandbox
+    session: Session
+    routes: Mapping[int, str]
+    is_resumed: bool = False
+
+
 def sandbox_to_json(sandbox: Sandbox) -> dict[str, object]:
     """Give the disk form of a sandbox."""
     return {
