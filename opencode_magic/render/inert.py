@@ -8,6 +8,7 @@ where ``links`` says so, and an image is named, not loaded. ``wall`` checks the 
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
@@ -151,12 +152,8 @@ def _inline_html(tokens: Sequence[Token]) -> Iterator[str]:
 
 
 def _label(tokens: Sequence[Token]) -> str:
-    words = []
-    for token in tokens:
-        if token.type == "link_close":
-            break
-        words.append(token.content)
-    return "".join(words)
+    inner = takewhile(lambda token: token.type != "link_close", tokens)
+    return "".join(token.content for token in inner)
 
 
 def _link_html(token: Token, label: str) -> tuple[str, str]:

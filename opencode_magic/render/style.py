@@ -58,9 +58,7 @@ def rule(tone: Tone) -> str:
     return f"border-left:3px solid {fallback};border-left-color:var({name},{fallback});"
 
 
-ROOT = (
-    "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5;font-variant-numeric:tabular-nums;max-width:900px;"
-)
+ROOT = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5;font-variant-numeric:tabular-nums;max-width:900px;"
 CARD = f"border:1px solid {_LINE};border-radius:7px;margin:4px 0 8px 0;overflow:hidden;"
 ROW = "display:flex;flex-wrap:wrap;gap:2px 10px;align-items:center;padding:7px 12px;"
 ROW_LINE = f"border-top:1px solid {_LINE};"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from opencode_magic.core.parts import ReasoningPart, TextPart, Turn
+from opencode_magic.core.parts import Part, PatchPart, ReasoningPart, TextPart, Turn
 from opencode_magic.core.receipt import HostCount, Receipt
 from opencode_magic.errors import SandboxLaunchError, TurnFailed
 from opencode_magic.render.blocks import (
@@ -27,7 +27,7 @@ from opencode_magic.render.shapes import (
 from tests.render.samples import PERMISSION, RECEIPT, TURN
 
 
-def _with_parts(*parts: TextPart | ReasoningPart, **changes: object) -> Turn:
+def _with_parts(*parts: Part, **changes: object) -> Turn:
     message = replace(TURN.messages[0], parts=parts)
     return replace(TURN, messages=(message,), **changes)  # type: ignore[arg-type] # - fields
 
@@ -51,6 +51,7 @@ def test_parts() -> None:
         TextPart("b", "m", " \n"),
         TextPart("c", "m", "put in by the server", is_synthetic=True),
         ReasoningPart("d", "m", ""),
+        PatchPart("e", "m"),
     )
 
     assert _inner(turn)[:-1] == (Prose("said", key="a"),)
