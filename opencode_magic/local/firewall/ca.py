@@ -80,6 +80,7 @@ class SandboxCA:
     def _make_context(self, host: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["http/1.1"])
         chain = self._sign(host).public_bytes(serialization.Encoding.PEM) + self.pem
         key = self._leaf_key.private_bytes(

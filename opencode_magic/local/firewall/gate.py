@@ -141,7 +141,7 @@ class Gate:
         """Let an arrival pass whose address, not its name, is in an allowed subnet."""
         decision = decide_address(self._wall.policy, arrival.address)
         is_synthetic = bool(self._wall.names.name_of(arrival.address))
-        if not self._wall.policy.subnets_allow or is_synthetic or not decision.is_allowed:
+        if is_synthetic or not decision.is_allowed:
             self.refuse(arrival, reason, host=host)
             return
         connection = Connection(self.attempt(arrival, arrival.address, TLS_PORT), arrival.sock)

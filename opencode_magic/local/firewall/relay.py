@@ -7,6 +7,7 @@ interpreter lock), and thousands of idle connections cost no thread.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -26,6 +27,7 @@ ROUNDS = 8
 """How many chunks of one connection are copied before the others get their turn."""
 IDLE_TIMEOUT_S = 900.0
 _SWEEP_S = 5.0
+_logger = logging.getLogger(__name__)
 _READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 
 
@@ -115,7 +117,9 @@ class Relay:
                 return
             self._is_closed = True
             os.eventfd_write(self._wake, 1)
-        if self._thread.is_alive():
+        if self._thread.ident is None:
+            self._finish()
+        else:
             self._thread.join()
 
     def _run(self) -> None:
@@ -125,12 +129,19 @@ class Relay:
                 if fd == self._wake:
                     self._admit()
                 elif (end := self._ends.get(fd)) is not None:
-                    self._serve(end, events)
+                    self._guard(end, events)
             now_s = time.monotonic()
             if now_s - swept_s > _SWEEP_S:
                 swept_s = now_s
                 self._sweep(now_s)
         self._finish()
+
+    def _guard(self, end: _End, events: int) -> None:
+        try:
+            self._serve(end, events)
+        except Exception as exc:  # noqa: BLE001 - the thread's outer edge: one pair, not all
+            _logger.error("a relayed connection ended with %s", type(exc).__name__)  # noqa: TRY400 - no traceback: its locals are what a program sent
+            self._end(end.pair, "it was reset")
 
     def _admit(self) -> None:
         os.eventfd_read(self._wake)
