@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import http.client
 import select
+import socket
 import ssl
 import threading
 import time
@@ -10,11 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opencode_magic.core.policy_wire import parse_policy
+from opencode_magic.local.firewall.ca import SandboxCA
+from opencode_magic.local.firewall.connections import Connection
+from opencode_magic.local.firewall.record import Attempt, EgressLog
+from opencode_magic.local.firewall.wall import Wall
+from tests.local.firewall.hellos import extension, hello, real_hello, server_names
 from tests.local.firewall.outside import LIMIT_S, ask, firewall, told
 
 if TYPE_CHECKING:
-    import socket
-
+    from opencode_magic.core.policy import NetworkPolicy
     from tests.local.firewall.outside import Outside
 
 NOT_LISTED = "not in the network policy"
@@ -526,3 +531,61 @@ def _is_over(sock: socket.socket) -> bool:
     except OSError as exc:
         return not isinstance(exc, TimeoutError)
     return True
+
+
+@pytest.mark.parametrize("policy", [{"subnets": {"allow": ["127.0.0.0/8"]}}, {"mode": "allow-all"}])
+def test_no_policy_opens_this_machine_by_address(outside: Outside, policy: object) -> None:
+    """Neither an allowed subnet nor allow-all leads to loopback, with a server name or without."""
+    with firewall(outside, policy) as wall:
+        for host in (None, "127.0.0.1"):
+            sock = wall.open()
+            sock.sendall(real_hello(host))
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+            sock.close()
+        records = wall.log.since(0)
+
+    assert [told(record) for record in records] == [
+        ("tls", "127.0.0.1", 443, "blocked", "its address is not on the public internet")
+    ] * 2
+
+
+def test_an_encrypted_hello_is_not_spliced(outside: Outside) -> None:
+    """With an encrypted ClientHello a plain host is terminated, so no hidden name gets out."""
+    server = outside.serve_http("plain.example.com")
+    data = hello(server_names(b"plain.example.com"), extension(0xFE0D, b"\0\1"))
+    with firewall(outside, {"allow": ["plain.example.com"]}) as wall, wall.open() as sock:
+        sock.sendall(data)
+        assert _is_over(sock)
+        records = wall.records(1)
+
+    assert [told(record)[3:] for record in records] == [("blocked", "TLS with the program failed")]
+    assert server.seen == []
+
+
+def test_a_denied_subnet_cuts_what_leads_there() -> None:
+    """A live connection whose address a new policy denies is forbidden from then on."""
+    wall = make_wall(parse_policy({"allow": ["a.example"]}))
+    near, far = socket.socketpair()
+    connection = Connection(Attempt("tls", "a.example", 443), near)
+    connection.address = "8.8.8.8"
+    before = wall.is_forbidden(connection)
+    wall.policy = parse_policy({"allow": ["a.example"], "subnets": {"deny": ["8.8.8.0/24"]}})
+    after = wall.is_forbidden(connection)
+    connection.close()
+    far.close()
+
+    assert (before, after) == (False, True)
+
+
+def make_wall(policy: NetworkPolicy) -> Wall:
+    return Wall(
+        policy,
+        ca=SandboxCA.create(),
+        record=EgressLog(),
+        upstreams={},
+        upstream_ca=None,
+        allow_loopback_forward=False,
+        is_strict=False,
+        way_out=None,
+    )
