@@ -5,8 +5,10 @@ Source: the HTTP API of OpenCode 1.18.33 (``/session``, ``/event``, ``/permissio
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +24,7 @@ from opencode_magic.core.stored import (
     parse_permission,
     parse_stored,
 )
-from opencode_magic.errors import AgentApiError, AgentConnectionError
+from opencode_magic.errors import AgentApiError, AgentConnectionError, AgentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from opencode_magic.core.prompt import Prompt
 
 CALL_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = 120.0
 STREAM_SILENCE_S = 30.0
 """OpenCode sends a heartbeat every 10 s; after three missing ones the connection is dead."""
 MESSAGES_LIMIT = 50
@@ -83,7 +86,9 @@ class AgentClient:
         self.url = url.rstrip("/")
         self.directory = directory
         self.is_warm = False
-        """Whether a prompt has been answered: the first one warms the server up."""
+        """Whether a prompt has been answered: the first one takes longer."""
+        self._ready_lock = threading.Lock()
+        self._is_ready = False
         # httpx reads proxies from the environment otherwise, and they would get loopback requests.
         self._http = httpx.Client(
             base_url=self.url,
@@ -105,13 +110,38 @@ class AgentClient:
         """Give the server's version."""
         return as_text(as_object(self._call("GET", "/global/health")).get("version"))
 
-    def models(self) -> Mapping[str, tuple[str, ...]]:
-        """Give the models that can be used, by provider. Warms the server up for a first prompt.
+    def make_ready(self) -> None:
+        """Have the server load its models, once; waits until that is done.
+
+        OpenCode 1.18.33 loads them at the first use, and where an abort comes in between it keeps
+        the failure: every later prompt is answered with HTTP 500 (measured). A request that is
+        dropped in between may do the same, so call this from a thread that no Interrupt reaches.
 
         Raises:
             AgentApiError: The configuration is broken; the message says where.
         """
-        found = as_object(self._call("GET", "/config/providers", timeout_s=30))
+        with self._ready_lock:
+            if not self._is_ready:
+                self.models()
+                self._is_ready = True
+
+    def start_making_ready(self) -> None:
+        """Do the same in the background; a failure shows at the first prompt."""
+        threading.Thread(
+            target=self._make_ready_quietly, name="opencode-ready", daemon=True
+        ).start()
+
+    def _make_ready_quietly(self) -> None:
+        with contextlib.suppress(AgentError):
+            self.make_ready()
+
+    def models(self) -> Mapping[str, tuple[str, ...]]:
+        """Give the models that can be used, by provider.
+
+        Raises:
+            AgentApiError: The configuration is broken; the message says where.
+        """
+        found = as_object(self._call("GET", "/config/providers", timeout_s=READY_TIMEOUT_S))
         providers = [as_object(provider) for provider in as_list(found.get("providers"))]
         return {
             as_text(provider.get("id")): tuple(as_object(provider.get("models")))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
+from opencode_magic.agent.gate import Gate
 from opencode_magic.agent.outcome import Asked, Posted, duration, gone, turn_at_end, turn_so_far
 from opencode_magic.agent.reader import StreamBack, StreamLost, Subscription, busy
 from opencode_magic.core.conversation import Conversation, join_deltas, reduce
@@ -146,6 +147,7 @@ class _Crank:
         self._approver = approver
         self._options = options
         self._posted: Posted | None = None
+        self._gate = Gate()
         self._cut: Posted | None = None
         self._seen_alive = 0.0
         self._next_look = 0.0
@@ -174,7 +176,9 @@ class _Crank:
 
     def _post(self) -> None:
         try:
-            message = self._client.prompt(self._session_id, self._prompt)
+            self._client.make_ready()
+            is_meant = self._gate.enter()
+            message = self._client.prompt(self._session_id, self._prompt) if is_meant else None
         except AgentError as error:
             posted = Posted(None, error)
         except Exception as error:  # noqa: BLE001 - a thread's outer edge: report and stop
@@ -323,6 +327,9 @@ class _Crank:
 
     def _abort(self, grace_s: float) -> None:
         """Abort until the POST has returned: an early abort is answered yes and does nothing."""
+        if self._gate.shut():
+            self._posted = Posted(None)
+            return
         is_over = threading.Event()
         threading.Thread(
             target=self._keep_aborting, args=(is_over,), name="opencode-abort", daemon=True

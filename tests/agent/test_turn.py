@@ -235,6 +235,22 @@ def test_interrupt_stops_the_turn_on_the_server(
     assert ask(opencode, session_id, script("say Next.")).text == "Next."
 
 
+def test_a_stop_before_the_first_prompt_spoils_nothing(opencode_binary: Path) -> None:
+    """A server that is still loading its models keeps what an abort does to it for ever."""
+    with (
+        scripted_model() as model,
+        running_opencode(opencode_binary, choice_for(model.base_url)) as running,
+    ):
+        session_id = running.client.create_session("test")
+        stop = threading.Event()
+        stop.set()
+        stopped = ask(running, session_id, script("slow 100 20ms"), stop=stop)
+        turn = ask(running, session_id, script("say Hello."))
+
+    assert (stopped.state, stopped.error, stopped.text) == ("stopped", "", "")
+    assert (turn.state, turn.text) == ("done", "Hello.")
+
+
 def test_a_real_interrupt_arrives_while_nothing_comes(opencode: Running, session_id: str) -> None:
     """SIGINT reaches the waiting main thread at once, also while the model is silent."""
     sent: list[float] = []
@@ -273,17 +289,16 @@ def is_running(turn: Turn) -> bool:
 
 
 def test_a_stop_that_is_not_confirmed_calls_for_help(opencode: Running, session_id: str) -> None:
-    """Where the abort does nothing, the caller is asked to cut the model off."""
+    """Where the abort does nothing in time, the caller is asked to cut the model off."""
     calls: list[float] = []
-    view = RememberingView()
     stop = threading.Event()
-    stop.set()
+    view = RememberingView(on_show=lambda turn: stop.set() if turn.text else None)
 
     turn = run_turn(
         opencode.client,
         opencode.reader,
         session_id,
-        Prompt(script("slow 40 20ms")),
+        Prompt(script("slow 400 20ms")),
         view=view,
         approver=ToldApprover(),
         options=TurnOptions(stop_grace_s=-10),
@@ -292,6 +307,7 @@ def test_a_stop_that_is_not_confirmed_calls_for_help(opencode: Running, session_
     )
 
     assert (turn.state, len(calls)) == ("stopped", 1)
+    assert turn.text.startswith("word0 ")
 
 
 def test_a_busy_session_is_a_clear_error(opencode: Running, session_id: str) -> None:
