@@ -5,6 +5,7 @@ They act on the notebook's session where the extension is loaded, else on one of
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from opencode_magic.session.session import DownReport, Session
@@ -68,6 +69,9 @@ def up(
         mappings=mappings,
         folder=folder,
     )
+    notice = billing_notice(found)
+    if notice and not session().is_up:
+        print(notice, file=sys.stderr)  # noqa: T201 - what costs money is said before it starts
     return session().up(found, allow_unproven=allow_unproven)
 
 
@@ -127,6 +131,18 @@ def down(*, discard: bool = False) -> DownReport:
         discard: Delete the agent's files instead of keeping them.
     """
     return session().down(discard=discard)
+
+
+def billing_notice(found: Settings) -> str:
+    """Give the line to say before a launch that costs money; empty where none does.
+
+    Raises:
+        OpencodeMagicError: No home can be used.
+    """
+    from opencode_magic.sandbox.home import choose_home  # noqa: PLC0415 - as above
+
+    choice = choose_home(found)
+    return "" if choice.home == "local" else f"Cloud home: {choice.reason}."
 
 
 def settings(

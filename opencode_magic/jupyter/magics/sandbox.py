@@ -60,6 +60,8 @@ class OpencodeMagics(Magics):
             print(f"{status.sandbox_name} is up already and is used again.")  # noqa: T201 - the cell's text
             self.panels.show()
             return
+        if notice := api.billing_notice(settings):
+            print(notice)  # noqa: T201 - what costs money is said before it starts
         with self.panels.filling():
             self.session.up(settings, allow_unproven=given.unproven)
 
