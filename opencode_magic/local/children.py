@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING
 
-from opencode_magic.errors import SandboxError, UsageMistake
+from opencode_magic.errors import SandboxError, UsageMistake, clean_line
 from opencode_magic.local.wire import MessageReader, WireError, send_message
 
 if TYPE_CHECKING:
@@ -148,6 +148,10 @@ class Children:
         match message.get("event"):
             case "started" | "failed":
                 self._take_reply(message)
+            case "note":
+                with self._lock:
+                    for each in self._running.values():
+                        each.notes.append(clean_line(str(message.get("line"))))
             case "exited":
                 with self._lock:
                     child = self._running.pop(_number(message, "pid"), None)

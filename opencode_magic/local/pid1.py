@@ -20,6 +20,10 @@ from opencode_magic.local.wire import MessageReader, WireError, send_message
 
 _PR_SET_DUMPABLE = 4
 _SHELL_SIGNAL_BASE = 128
+MEMORY_FOLDERS = ("/tmp", "/dev/shm", "/run")  # noqa: S108 - a sandbox's own
+MEMORY_FILES_LIMIT = 300_000
+"""Files in one folder that is memory: each takes a kilobyte of the kernel's that nobody counts."""
+_LOOK_INTERVAL_S = 0.5
 
 
 def main(channel_fd: int) -> NoReturn:
@@ -60,7 +64,9 @@ class _Spawner:
     def serve(self) -> NoReturn:
         send_message(self._channel, {"event": "ready"})
         while True:
-            ready, _, _ = select.select([self._channel, self._wake], [], [])
+            wait_s = _LOOK_INTERVAL_S if self._children else None
+            ready, _, _ = select.select([self._channel, self._wake], [], [], wait_s)
+            self._look_at_memory_folders()
             if self._wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     self._wake.recv(4096)
@@ -68,6 +74,16 @@ class _Spawner:
             if self._channel in ready:
                 for message, fds in self._reader.read_ready():
                     self._answer(message, fds)
+
+    def _look_at_memory_folders(self) -> None:
+        for folder in MEMORY_FOLDERS:
+            found = os.statvfs(folder)
+            if found.f_files - found.f_ffree > MEMORY_FILES_LIMIT and self._children:
+                line = f"all was ended: {folder} is over its limit of {MEMORY_FILES_LIMIT} files"
+                send_message(self._channel, {"event": "note", "line": line})
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(-1, signal.SIGKILL)
+                _empty(folder)
 
     def _answer(self, message: dict[str, object], fds: list[int]) -> None:
         try:
@@ -119,6 +135,17 @@ class _Spawner:
             if pid in self._children:
                 self._children.discard(pid)
                 send_message(self._channel, {"event": "exited", "pid": pid, "code": _code(status)})
+
+
+def _empty(folder: str) -> None:
+    """Remove what is in a folder; nobody is left to run who could add to it."""
+    for where, folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(where, name))  # noqa: PTH108, PTH118 - light imports
+        for name in folders:
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.join(where, name))  # noqa: PTH106, PTH118 - the same
 
 
 def _code(status: int) -> int:

@@ -65,6 +65,8 @@ def proportional_bytes(pid: int) -> int | None:
             for line in rollup:
                 if line.startswith((b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")):
                     total += int(line.split()[1]) * _KIB
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # it has ended
     except OSError:
         return None
     return total

@@ -40,7 +40,7 @@ def test_shared_pages_count_once() -> None:
     source = (
         "import mmap, os, time\n"
         "shared = mmap.mmap(-1, 100 << 20)\n"
-        "shared.write(bytes(100 << 20))\n"
+        "for _ in range(100): shared.write(bytes(1 << 20))\n"
         "for _ in range(3):\n"
         "    if os.fork() == 0: sum(shared[::4096]); time.sleep(1); os._exit(0)\n"
         "for _ in range(3): print(os.wait()[1])\n"
@@ -96,6 +96,21 @@ def test_many_empty_files_are_limited() -> None:
         assert made.run("echo", "on") == (0, "on\n")
 
 
+def test_files_in_memory_folders_are_limited() -> None:
+    """Empty files in /tmp are the kernel's memory: too many end what runs, and are removed."""
+    source = (
+        "import itertools, os\n"
+        "for n in itertools.count():\n"
+        "    os.close(os.open(f'/tmp/{n}', os.O_CREAT))"
+    )
+    with keepers.sandbox() as made:
+        code, text = made.run("python3", "-c", source)
+
+        assert code == 137
+        assert "all was ended: /tmp is over its limit of 300000 files" in text
+        assert made.shell("ls /tmp | wc -l") == (0, "0\n")
+
+
 def test_a_deleted_file_counts_while_it_is_open() -> None:
     """A file that was unlinked and is still written to counts as disk."""
     source = (
@@ -112,7 +127,9 @@ def test_processes_are_listed_as_the_sandbox_knows_them() -> None:
     """Each process has its pid inside and the command it belongs to; the first is not listed."""
     with keepers.sandbox() as made:
         command = made.start("sh", "-c", "sleep 60 & wait")
-        assert eventually(lambda: len(made.keeper.processes()) == 2, timeout_s=5)
+        assert eventually(
+            lambda: {each.name for each in made.keeper.processes()} == {"sh", "sleep"}, timeout_s=5
+        )
         listed = {process.name: process for process in made.keeper.processes()}
         command.signal(9)
 
