@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from opencode_magic.core.status import Status
+from opencode_magic.sandbox import home
+from opencode_magic.session import doctor
+from opencode_magic.session.doctor import run_checks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opencode_magic.core.checks import Check
+    from opencode_magic.settings import Settings
+
+KEY = "sk-planted-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def fresh_probe() -> Iterator[None]:
+    """Forget what was found out about this machine, before and after."""
+    probe = home.probe_local
+    probe.cache_clear()
+    yield
+    probe.cache_clear()
+
+
+def look(settings: Settings, status: Status | None = None) -> dict[str, Check]:
+    """Give the checks by name."""
+    return {check.name: check for check in run_checks(settings, status or Status())}
+
+
+def test_every_check_has_a_next_step_where_it_needs_one(settings: Settings) -> None:
+    """What is no ok says what to do; names are unique; nothing is started."""
+    checks = run_checks(settings, Status())
+
+    assert all(check.next_step for check in checks if check.state != "ok")
+    assert len({check.name for check in checks}) == len(checks)
+    assert list(settings.runtime_dir.iterdir()) == []
+
+
+def test_a_machine_that_lacks_everything(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, isolated: Path
+) -> None:
+    """Each missing program is named with its package, and the homes say why they cannot be used."""
+    monkeypatch.setenv("PATH", str(isolated))
+
+    checks = look(settings)
+
+    assert checks["bubblewrap"].next_step == "install it: apt-get install bubblewrap"
+    assert {checks[name].state for name in ("bubblewrap", "ripgrep", "git")} == {"blocked"}
+    assert checks["Local home"].state == "blocked"
+    assert checks["Home to be used"].state == "blocked"
+
+
+def test_the_apparmor_profile_is_printed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where AppArmor is in the way the whole profile stands in the next step."""
+    step = "ask your administrator for the AppArmor profile that %opencode_doctor prints"
+    probe = home.LocalProbe(is_ok=False, reason="no namespaces", next_step=step)
+    monkeypatch.setattr(home, "probe_local", lambda: probe)
+
+    local = doctor._local_home()
+
+    assert local.state == "blocked"
+    assert "/etc/apparmor.d/bwrap" in local.next_step
+    assert "profile bwrap /usr/bin/bwrap flags=(unconfined)" in local.next_step
+
+
+def test_the_model(settings: Settings) -> None:
+    """The model to be used is named; a key never is."""
+    keyed = replace(settings, keys={"ANTHROPIC_API_KEY": KEY})
+
+    assert "scripted demo model" in look(settings)["Model"].detail
+    assert "anthropic/" in look(keyed)["Model"].detail
+    assert look(replace(settings, model="nobody/x"))["Model"].state == "blocked"
+    assert KEY not in repr(run_checks(keyed, Status()))
+
+
+def test_other_ways_out_are_shown(settings: Settings) -> None:
+    """Names that the user leads elsewhere are shown, for they decide who gets a key."""
+    led = replace(settings, upstreams=("gateway.example=127.0.0.1:9",))
+
+    assert look(led)["Upstreams"].state == "warning"
+    assert "gateway.example" in look(led)["Upstreams"].detail
+    assert "Upstreams" not in look(settings)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sockets with paths")
+def test_a_runtime_folder_that_is_too_long(settings: Settings) -> None:
+    """A path that no socket can have is named with the variable to set."""
+    check = look(replace(settings, runtime_dir=Path("/tmp") / ("x" * 120)))["Runtime folder"]
+
+    assert check.state == "blocked"
+    assert "OPENCODE_MAGIC_RUNTIME_DIR" in check.next_step
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        (Status(), "ok"),
+        (Status(phase="locked", sandbox_name="ocm-a-b"), "ok"),
+        (Status(phase="unproven", sandbox_name="ocm-a-b"), "warning"),
+        (Status(phase="failed", error="it ended", next_step="run %opencode_up"), "blocked"),
+    ],
+)
+def test_the_sandbox(settings: Settings, status: Status, state: str) -> None:
+    """The sandbox's own state is one of the checks."""
+    assert look(settings, status)["Sandbox"].state == state
