@@ -138,7 +138,8 @@ def choose_model(
         keys: Key variables that are set, by name.
         base_url: An OpenAI-compatible endpoint; ``model`` then names the model there.
         api_key: The key for ``base_url``; empty where it needs none.
-        mappings: Names ending in ``.internal`` and where the local home sends their requests.
+        mappings: Names ending in ``.internal`` and where the local home sends their requests; None
+            leaves them to the caller.
 
     Returns:
         None where nothing was named and no key exists: the scripted demo model is used then.
@@ -148,7 +149,7 @@ def choose_model(
             by an injected header.
     """
     if base_url:
-        return _compatible(model, base_url, api_key, mappings or {})
+        return _compatible(model, base_url, api_key, mappings)
     if not model:
         found = next((p for p in PROVIDERS.values() if keys.get(p.key_variable)), None)
         return None if found is None else _known(found, found.default_model, keys)
@@ -203,10 +204,10 @@ def _known(provider: Provider, model_id: str, keys: Mapping[str, str]) -> ModelC
 
 
 def _compatible(
-    model: str, base_url: str, api_key: str, mappings: Mapping[str, str]
+    model: str, base_url: str, api_key: str, mappings: Mapping[str, str] | None
 ) -> ModelChoice:
     host = _endpoint_host(base_url)
-    if host.endswith(".internal") and host not in mappings:
+    if mappings is not None and host.endswith(".internal") and host not in mappings:
         raise ProviderError(
             f"{host!r} is mapped to no server",
             next_step=f"say where it is: OPENCODE_MAGIC_MAP={host}=http://127.0.0.1:11434",
@@ -223,7 +224,7 @@ def _compatible(
         npm="@ai-sdk/openai-compatible",
         header="authorization" if api_key else "",
         header_value=f"Bearer {api_key}" if api_key else "",
-        forward_url=mappings.get(host, ""),
+        forward_url=(mappings or {}).get(host, ""),
         label=host,
     )
 

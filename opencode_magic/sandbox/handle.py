@@ -93,6 +93,7 @@ class Sandbox:
         self._end_lock = threading.Lock()
         self._terminated: Terminated | None = None
         self._is_lost = False
+        self._is_unreachable = False
         limit_s = parts.settings.time_limit_s
         self._heartbeat = Heartbeat(limit_s / 3, self._beat, self._destroy_at_exit)
 
@@ -249,6 +250,9 @@ class Sandbox:
             self.extend(more_s)
         except OpencodeMagicError as exc:
             return not self._is_gone(exc)
+        if self._is_unreachable:
+            self._is_unreachable = False
+            self._parts.emit(HealthChanged("healthy"))
         return True
 
     def _is_gone(self, exc: OpencodeMagicError) -> bool:
@@ -256,6 +260,7 @@ class Sandbox:
             self._parts.session.refresh()
         except Exception as again:  # noqa: BLE001 - a thread's outer edge; reported as an event
             if not describe(again).is_gone:
+                self._is_unreachable = True
                 self._parts.emit(HealthChanged("unreachable"))
                 return False
         else:

@@ -88,12 +88,12 @@ def launch(
     steps = Steps(request, server, emit)
     try:
         sandbox = steps.run()
-    except BaseException as exc:  # noqa: BLE001 - whatever it was, nothing may stay running
-        failure = _clean_up(steps, exc)
-    else:
         threading.Thread(
             target=sweep.sweep, args=(request.settings,), name="sweep", daemon=True
         ).start()
+    except BaseException as exc:  # noqa: BLE001 - whatever it was, nothing may stay running
+        failure = _clean_up(steps, exc)
+    else:
         return sandbox
     # Raised out here, so that no frame of the SDK (its locals hold injected headers) is chained.
     emit(LaunchFailed(*_in_words(failure)))
@@ -122,7 +122,14 @@ def check_request(request: LaunchRequest) -> None:
 
 
 def _clean_up(steps: Steps, exc: BaseException) -> BaseException:
-    log_lines = steps.fail(exc)
+    step, label = steps.current, steps.failed_label
+    log_lines: tuple[str, ...] = ()
+    for _again in range(3):  # an impatient second and third Interrupt
+        try:
+            log_lines = steps.fail(exc)
+            break
+        except KeyboardInterrupt:
+            continue
     if not isinstance(exc, Exception):
         return type(exc)(*exc.args)
     if isinstance(exc, SandboxLaunchError):
@@ -133,8 +140,8 @@ def _clean_up(steps: Steps, exc: BaseException) -> BaseException:
         return exc.with_traceback(None)
     fault = describe(exc)
     return SandboxLaunchError(
-        f"{steps.failed_label} failed: {fault.message}",
-        step=steps.current,
+        f"{label} failed: {fault.message}",
+        step=step,
         log_lines=log_lines,
         next_step=fault.next_step or "run: %opencode_doctor",
     )

@@ -153,7 +153,8 @@ class Steps:
         if self.current:
             duration_s = time.monotonic() - self._step_started
             detail = "interrupted" if isinstance(exc, KeyboardInterrupt) else ""
-            self._emit(StepFailed(self.current, duration_s, detail))
+            failed, self.current = self.current, ""
+            self._emit(StepFailed(failed, duration_s, detail))
         lines: list[str] = []
         cleaner = threading.Thread(target=self._remove, args=(lines,), name="clean", daemon=True)
         cleaner.start()

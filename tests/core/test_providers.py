@@ -147,7 +147,7 @@ def test_mapped_name_is_forwarded() -> None:
 def test_internal_name_without_a_mapping_is_refused() -> None:
     """A name of this machine that nobody mapped leads nowhere."""
     with pytest.raises(ProviderError, match="mapped to no server"):
-        choose_model("qwen", keys={}, base_url="https://ollama.internal/v1")
+        choose_model("qwen", keys={}, base_url="https://ollama.internal/v1", mappings={})
 
 
 def test_demo_model_says_that_it_is_scripted() -> None:

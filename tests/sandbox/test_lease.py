@@ -133,6 +133,32 @@ def test_sandbox_of_a_running_kernel_is_left_alone(
 
 @needs_linux
 @pytest.mark.usefixtures("opencode_binary")
+def test_two_kernels_at_once_have_a_sandbox_each(local: LaunchRequest) -> None:
+    """Two first launches at the same moment share one local server and disturb nobody."""
+    kernels = [
+        subprocess.Popen(
+            [sys.executable, "-c", KERNEL],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for _ in range(2)
+    ]
+    try:
+        names = {read_name(kernel) for kernel in kernels}
+        count = sandbox_count(local.settings)
+    finally:
+        for kernel in kernels:
+            kernel.communicate("", timeout=20)
+
+    assert "" not in names
+    assert (len(names), count) == (2, 2)
+    assert sandbox_count(local.settings) == 0
+
+
+@needs_linux
+@pytest.mark.usefixtures("opencode_binary")
 def test_heartbeat_extends_up_to_the_time_limit(local: LaunchRequest) -> None:
     """A beat moves the end to one time limit from now, at the home too."""
     events = Events()
