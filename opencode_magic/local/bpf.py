@@ -74,6 +74,27 @@ def attempts_filter(keep_bytes: int) -> bytes:
     put(SET_X, 40)
     put(LOAD_BYTE, 6)
     _by_transport(program)
+    _judge_transports(program)
+    label("pass")
+    put(GIVE, keep_bytes)
+    label("drop")
+    put(GIVE, 0)
+    return program.assemble()
+
+
+_PROTOCOL, _PACKET_TYPE, _OUTGOING = -0x1000, -0x1000 + 4, 4
+
+
+def _by_transport(program: Program) -> None:
+    """Go on by the protocol number in A, with the transport's offset in X."""
+    program.put(IF_EQUAL, 6, "tcp")
+    program.put(IF_EQUAL, 17, "udp")
+    program.put(IF_EQUAL, 1, "icmp")
+    program.put(IF_EQUAL, 58, "icmp6", "pass")
+
+
+def _judge_transports(program: Program) -> None:
+    put, label = program.put, program.label
     label("tcp")
     put(LOAD_BYTE_AT_X, 13)
     put(AND, 0x12)
@@ -91,22 +112,6 @@ def attempts_filter(keep_bytes: int) -> bytes:
     label("icmp6")
     put(LOAD_BYTE_AT_X, 0)
     _drop_these(program, (1, 3, 4, 129, 133, 135, 136, 143))
-    label("pass")
-    put(GIVE, keep_bytes)
-    label("drop")
-    put(GIVE, 0)
-    return program.assemble()
-
-
-_PROTOCOL, _PACKET_TYPE, _OUTGOING = -0x1000, -0x1000 + 4, 4
-
-
-def _by_transport(program: Program) -> None:
-    """Go on by the protocol number in A, with the transport's offset in X."""
-    program.put(IF_EQUAL, 6, "tcp")
-    program.put(IF_EQUAL, 17, "udp")
-    program.put(IF_EQUAL, 1, "icmp")
-    program.put(IF_EQUAL, 58, "icmp6", "pass")
 
 
 def _drop_these(program: Program, values: tuple[int, ...]) -> None:
