@@ -174,7 +174,11 @@ class Exchange:
                 case h11.Response():
                     self.has_answer_begun = True
                     self.status_code = event.status_code
-                    client.peer.write(client.http.send(event))
+                    # h11 sends HTTP/1.1 only, and refuses an answer that came as 1.0.
+                    answer = h11.Response(
+                        status_code=event.status_code, headers=event.headers, reason=event.reason
+                    )
+                    client.peer.write(client.http.send(answer))
                 case h11.Data():
                     client.peer.write(client.http.send(event))
                 case h11.EndOfMessage():
