@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.local.bodies import (
     check_forwards,
     duration_ms,
     parse_create,
+    parse_fork,
     parse_update,
     read_policy,
 )
@@ -28,11 +30,10 @@ from opencode_magic.local.requests import is_set, read_json, registry_of, sessio
 from opencode_magic.local.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from starlette.requests import Request
 
-    from opencode_magic.core.policy import NetworkPolicy
     from opencode_magic.local.state import View
 
 PAGE_DEFAULT = 20
@@ -60,7 +61,7 @@ def sandbox_routes() -> list[Route]:
         Route(snapshot, delete_snapshot, methods=["DELETE"]),
         Route("/v2/sandboxes/drives", missing, methods=["GET"]),
         Route("/v2/sandboxes/drives/{rest:path}", missing, methods=["GET", "POST", "DELETE"]),
-        Route(one + "/fork", missing, methods=["POST"]),
+        Route(one + "/fork", fork, methods=["POST"]),
         Route(one, get, methods=["GET"]),
         Route(one, update, methods=["PATCH"]),
         Route(one, delete, methods=["DELETE"]),
@@ -72,6 +73,15 @@ async def create(request: Request) -> Response:
     wanted = parse_create(await read_json(request))
     _check(request, wanted.policy)
     view = await in_thread(registry_of(request).create, wanted)
+    return JSONResponse(_full(view))
+
+
+async def fork(request: Request) -> Response:
+    """Create a sandbox from another one's saved files."""
+    name, changes = parse_fork(await read_json(request))
+    _check_changes(request, changes)
+    source = request.path_params["name"]
+    view = await in_thread(registry_of(request).fork, source, name, changes)
     return JSONResponse(_full(view))
 
 
@@ -104,10 +114,7 @@ async def get(request: Request) -> Response:
 async def update(request: Request) -> Response:
     """Change the saved part of a sandbox."""
     changes = parse_update(await read_json(request))
-    policy = changes.get("policy")
-    if policy is not None:
-        # parse_update gives a NetworkPolicy under this name.
-        _check(request, policy)  # type: ignore[arg-type]
+    _check_changes(request, changes)
     name = request.path_params["name"]
     view = await in_thread(registry_of(request).update, name, changes)
     body = _full(view)
@@ -207,6 +214,12 @@ async def missing(request: Request) -> Response:
 
 def _check(request: Request, policy: NetworkPolicy) -> None:
     check_forwards(policy, may_reach_loopback=request.app.state.may_reach_loopback)
+
+
+def _check_changes(request: Request, changes: Mapping[str, object]) -> None:
+    policy = changes.get("policy")
+    if isinstance(policy, NetworkPolicy):
+        _check(request, policy)
 
 
 def _full(view: View) -> dict[str, object]:

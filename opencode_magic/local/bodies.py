@@ -9,16 +9,19 @@ import ipaddress
 import re
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.core.policy_wire import parse_policy
 from opencode_magic.errors import PolicyError
 from opencode_magic.local.payloads import IMAGE, ApiError, bad_request
+from opencode_magic.local.sources import Source, parse_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from opencode_magic.local.state import Sandbox
 
 DEFAULT_TIMEOUT_MS = 300_000
 TIMEOUT_LIMIT_MS = 7 * 24 * 3_600_000
@@ -43,6 +46,7 @@ class CreateRequest:
     tags: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[int, ...] = ()
     snapshot_id: str = ""
+    source: Source | None = None
     snapshot_expiration_ms: int | None = None
     keep_last_snapshots: Mapping[str, object] | None = None
 
@@ -80,7 +84,7 @@ def parse_create(value: object) -> CreateRequest:
     if image is not None and not _text(image, "image").startswith(IMAGE):
         raise bad_request(f"image {image!r} is not available in the local home")
     return CreateRequest(
-        name=parse_name(body["name"]) if body.get("name") else f"sbx-{secrets.token_hex(6)}",
+        name=parse_name(body["name"]) if body.get("name") else new_name(),
         project_id=_text(body.get("projectId") or "", "projectId"),
         timeout_ms=_timeout(body.get("timeout", DEFAULT_TIMEOUT_MS)),
         vcpus=_vcpus(body.get("resources")),
@@ -89,7 +93,8 @@ def parse_create(value: object) -> CreateRequest:
         env=parse_env(body.get("env")),
         tags=_tags(body.get("tags")),
         ports=_ports(body.get("ports")),
-        snapshot_id=_source(body.get("source"), has_image=image is not None),
+        snapshot_id=_snapshot_of(body),
+        source=_source_of(body),
         snapshot_expiration_ms=_optional_int(body.get("snapshotExpiration"), "snapshotExpiration"),
         keep_last_snapshots=_retention(body.get("keepLastSnapshots")),
     )
@@ -128,6 +133,44 @@ def parse_update(value: object) -> dict[str, object]:
             name, parse = parsers[key]
             changes[name] = parse(item)
     return changes
+
+
+def parse_fork(value: object) -> tuple[str, dict[str, object]]:
+    """Parse a fork body: the name, given or made, and the fields that differ from the source's.
+
+    Raises:
+        ApiError: A field is unknown, malformed, or not to be had here.
+    """
+    body = dict(mapping(value, "the body"))
+    name = body.pop("name", None)
+    body.pop("image", None)
+    changes = parse_update(body)
+    changes.pop("snapshot_id", None)
+    return (parse_name(name) if name else new_name()), changes
+
+
+def new_name() -> str:
+    """Give a name for a sandbox that was given none."""
+    return f"sbx-{secrets.token_hex(6)}"
+
+
+def forked(
+    source: Sandbox, name: str, snapshot_id: str, changes: Mapping[str, object]
+) -> CreateRequest:
+    """Ask for a sandbox like another one."""
+    fields: dict[str, Any] = {
+        "timeout_ms": source.timeout_ms,
+        "vcpus": source.vcpus,
+        "is_persistent": source.is_persistent,
+        "policy": source.policy,
+        "env": source.env,
+        "tags": source.tags,
+        "ports": source.ports,
+        "snapshot_expiration_ms": source.snapshot_expiration_ms,
+        "keep_last_snapshots": source.keep_last_snapshots,
+        **changes,
+    }
+    return CreateRequest(name=name, project_id=source.project_id, snapshot_id=snapshot_id, **fields)
 
 
 def parse_run(value: object) -> RunRequest:
@@ -258,18 +301,25 @@ def _check_forward(host: str, url: str, may_reach_loopback: bool) -> None:  # no
         )
 
 
-def _source(value: object, *, has_image: bool) -> str:
-    if value is None:
+def _snapshot_of(body: Mapping[str, object]) -> str:
+    """Give the snapshot that a create body starts from; empty where none."""
+    source = body.get("source")
+    if source is None or mapping(source, "source").get("type") != "snapshot":
         return ""
-    body = mapping(value, "source")
-    kind = body.get("type")
+    if body.get("image") is not None:
+        raise bad_request("image and a snapshot source exclude each other")
+    return _text(mapping(source, "source").get("snapshotId"), "source.snapshotId")
+
+
+def _source_of(body: Mapping[str, object]) -> Source | None:
+    """Give what a create body wants fetched; None where nothing."""
+    source = mapping(body.get("source") or {"type": "snapshot"}, "source")
+    kind = source.get("type")
     if kind == "snapshot":
-        if has_image:
-            raise bad_request("image and a snapshot source exclude each other")
-        return _text(body.get("snapshotId"), "source.snapshotId")
-    if kind in {"git", "tarball"}:
-        raise ApiError(501, "not_implemented", f"a {kind} source is not available here yet")
-    raise bad_request("source.type must be 'git', 'tarball' or 'snapshot'")
+        return None
+    if kind not in {"git", "tarball"}:
+        raise bad_request("source.type must be 'git', 'tarball' or 'snapshot'")
+    return parse_source(source)
 
 
 def _retention(value: object) -> Mapping[str, object] | None:

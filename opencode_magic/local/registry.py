@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from opencode_magic.errors import HomeUnavailableError, OpencodeMagicError
-from opencode_magic.local.bodies import TIMEOUT_LIMIT_MS
+from opencode_magic.local.bodies import TIMEOUT_LIMIT_MS, forked
 from opencode_magic.local.box import new_box_id
 from opencode_magic.local.ledger import Ledger, begin_session, now_ms, sandbox_of
 from opencode_magic.local.leftovers import start_ticks
 from opencode_magic.local.payloads import ApiError, bad_request
 from opencode_magic.local.snapshots import Snapshots
+from opencode_magic.local.sources import fetch
 from opencode_magic.local.state import View
 from opencode_magic.local.store import Kept, Store, remove_tree
+from opencode_magic.local.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,11 +32,6 @@ if TYPE_CHECKING:
     from opencode_magic.local.box import Box, BoxFactory
     from opencode_magic.local.state import Sandbox, Session, Snapshot
 
-FORGET_STOPPED_MS = 7 * 24 * 3_600_000
-"""A stopped sandbox that is not persistent is removed so long after its end."""
-SWEEP_EVERY_S = 3600.0
-TICK_S = 0.2
-REFILL_DELAY_S = 3.0
 log = logging.getLogger(__name__)
 
 
@@ -53,9 +50,8 @@ class Registry:
         # A lock goes with its last user, so that names which were used once take no memory.
         self._name_locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._lock = threading.Lock()
-        self._refill = threading.Event()
-        self._ending = threading.Event()
-        self._next_sweep = 0.0
+        self._is_ending = False
+        self._upkeep = Upkeep(self, store, factory)
 
     @property
     def live_count(self) -> int:
@@ -65,13 +61,12 @@ class Registry:
     def start(self) -> None:
         """Read the disk, end what a crashed server left, and begin to watch the clock."""
         self._ledger.load()
-        for work, name in ((self._watch, "registry"), (self._keep_spare, "spare")):
-            threading.Thread(target=work, name=name, daemon=True).start()
+        self._upkeep.start()
 
     def close(self) -> None:
         """End every sandbox; their files and records stay. Twice is harmless."""
-        self._ending.set()
-        self._refill.set()
+        self._is_ending = True
+        self._upkeep.close()
         threads = [
             threading.Thread(target=self._stop_quietly, args=(session.session_id, "server ended"))
             for _, session in self._ledger.sessions()
@@ -87,10 +82,11 @@ class Registry:
         """Create and start a sandbox.
 
         Raises:
-            ApiError: The name is taken, the snapshot is gone, or no sandbox can be had here.
+            ApiError: The name is taken, the snapshot or the source cannot be had, or no sandbox
+                can be had here.
         """
         with self._name_lock(request.name):
-            if self._ending.is_set():
+            if self._is_ending:
                 raise ApiError(503, "server_ending", "the server is ending")
             if self._ledger.has(request.name):
                 message = f"a sandbox of the name {request.name!r} exists"
@@ -98,10 +94,31 @@ class Registry:
             sandbox = sandbox_of(request, now_ms())
             box = self._start_box(sandbox, self._folder_for(request))
             try:
+                if request.source is not None:
+                    fetch(box, request.source)
                 return self._adopt(box, sandbox)
-            except ApiError:
+            except BaseException:
+                box.close()
                 remove_tree(self._store.boxes / box.box_id)
                 raise
+
+    def fork(self, source: str, name: str, changes: Mapping[str, object]) -> View:
+        """Create a sandbox like another one, from that one's saved files.
+
+        Raises:
+            ApiError: There is no such sandbox, nothing of it is saved, or as `create` raises.
+        """
+        with self._name_lock(source):
+            view = self.get(source)
+            snapshot_id = view.sandbox.snapshot_id
+            if not snapshot_id and view.sandbox.is_persistent and not view.session.is_live:
+                snapshot_id = self.snapshots.fold(
+                    view.sandbox, view.session, moment_ms=now_ms(), expiration_ms=None
+                ).snapshot_id
+            if not snapshot_id:
+                message = "Cannot fork sandbox: no snapshot available."
+                raise ApiError(410, "snapshot_not_found", message)
+        return self.create(forked(view.sandbox, name, snapshot_id, changes))
 
     def get(self, name: str) -> View:
         """Give a sandbox with its current session.
@@ -264,8 +281,8 @@ class Registry:
         """Give what is kept of removed sandboxes, oldest first."""
         return self._store.kept()
 
-    def tick(self) -> None:
-        """End the sessions whose time is over or whose keeper has ended, and sweep now and then."""
+    def end_what_is_over(self) -> None:
+        """End the sessions whose time is over, and those whose keeper has ended."""
         moment = time.monotonic()
         with self._lock:
             late = [key for key, deadline in self._deadlines.items() if deadline <= moment]
@@ -274,21 +291,6 @@ class Registry:
             self._stop_quietly(session_id, "its execution time limit was reached")
         for session_id in dead:
             self._stop_quietly(session_id, "its keeper ended")
-        if moment >= self._next_sweep:
-            self._next_sweep = moment + SWEEP_EVERY_S
-            self.sweep()
-
-    def sweep(self) -> None:
-        """Remove what is past its time: stopped sandboxes, snapshots, kept files, lost folders."""
-        moment = now_ms()
-        for view in self.views():
-            stopped_ms = view.session.stopped_ms
-            is_old = stopped_ms is not None and stopped_ms + FORGET_STOPPED_MS <= moment
-            if is_old and not view.sandbox.is_persistent:
-                self.delete(view.sandbox.name)
-        self.snapshots.expire(moment)
-        in_use = {session.box_id for _, session in self._ledger.sessions()}
-        self._store.sweep(in_use | {self._factory.spare_id}, moment)
 
     def _folder_for(self, request: CreateRequest) -> str:
         """Fill a folder from the snapshot that is asked for; empty where none is."""
@@ -337,7 +339,7 @@ class Registry:
             keeper_start_ticks=start_ticks(box.keeper.pid),
         )
         self._ledger.change_sandbox(session.sandbox_name, status_updated_ms=moment)
-        self._refill.set()
+        self._upkeep.refill()
         return self.get(session.sandbox_name)
 
     def _close_box(self, session_id: str) -> None:
@@ -351,7 +353,7 @@ class Registry:
         if is_last:
             # Who ended the last sandbox may look for what is left, and there shall be nothing.
             self._factory.drop_spare()
-            self._refill.set()
+            self._upkeep.refill()
 
     def _erase(self, name: str) -> None:
         gone = self._ledger.erase(name)
@@ -370,21 +372,6 @@ class Registry:
             if lock is None:
                 lock = self._name_locks[name] = threading.RLock()
             return lock
-
-    def _keep_spare(self) -> None:
-        while not self._ending.is_set():
-            self._factory.refill()
-            self._refill.wait()
-            self._refill.clear()
-            # What was just created is starting its programs: leave it the processor.
-            self._ending.wait(REFILL_DELAY_S)
-
-    def _watch(self) -> None:
-        while not self._ending.wait(TICK_S):
-            try:
-                self.tick()
-            except Exception:  # a background thread's outer edge
-                log.exception("the watch failed")
 
     def _stop_quietly(self, session_id: str, reason: str) -> None:
         try:

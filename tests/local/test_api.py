@@ -127,7 +127,6 @@ def test_repeated_input_is_taken_once(server: LocalServer, session_id: str) -> N
         ({"name": "x", "resources": {"vcpus": 0}}, "bad_request"),
         ({"name": "x", "image": "debian"}, "bad_request"),
         ({"name": "x", "source": {"type": "magic"}}, "bad_request"),
-        ({"name": "x", "source": {"type": "git", "url": "u"}}, "not_implemented"),
         ({"name": "x", "mounts": {"/m": {}}}, "not_implemented"),
         ({"name": "x", "source": {"type": "snapshot", "snapshotId": "no"}}, "snapshot_not_found"),
         ({"name": "wire"}, "conflict"),
@@ -191,7 +190,6 @@ def test_mappings_lead_to_loopback_only(
     [
         ("GET", "/v2/sandboxes/drives"),
         ("POST", "/v2/sandboxes/drives/mine"),
-        ("POST", "/v2/sandboxes/wire/fork"),
     ],
 )
 def test_what_is_missing_says_so(server: LocalServer, method: str, path: str) -> None:
