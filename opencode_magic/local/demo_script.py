@@ -13,8 +13,8 @@ are ignored. The tool lines run in their order, one a request; the rest makes th
 * ``!scripted say TEXT``: say this; before a tool line, in the same step as that call
 * ``!scripted think TEXT``: reason first
 * ``!scripted markdown BASE64``: say this text, UTF-8
-* ``!scripted reply SIZE [PIECE]``: Markdown of exactly SIZE bytes (``2KB``, ``1MB``; K is 1000) in
-  pieces of PIECE characters (8 where it is not given)
+* ``!scripted reply SIZE [PIECE [DELAY]]``: Markdown of exactly SIZE bytes (``2KB``, ``1MB``; K is
+  1000) in pieces of PIECE characters (8 where it is not given), DELAY before each
 * ``!scripted slow COUNT DELAY``: COUNT words, ``DELAY`` (``50ms``, ``1s``) before each
 * ``!scripted echo``: repeat the whole prompt as it arrived
 * ``!scripted digest``: say how many characters the prompt has and its SHA-256 in hex
@@ -129,9 +129,12 @@ def _markdown(spoken: Answer, rest: str, _asked: Asked) -> Answer:
 
 
 def _reply(spoken: Answer, rest: str, _asked: Asked) -> Answer:
-    size, _, piece = rest.partition(" ")
+    size, piece, delay = (*rest.split(), "", "", "")[:3]
     length = int(piece) if piece.isdecimal() and int(piece) > 0 else 8
-    return _added(spoken, *_cut(sized_markdown(_size(size)), length))
+    pause_s = _delay(delay, 0.0)
+    texts = _cut(sized_markdown(_size(size)), length)
+    pieces = tuple(Piece(text, pause_s=pause_s) for text in texts)
+    return replace(spoken, pieces=(*spoken.pieces, *pieces))
 
 
 def _slow(spoken: Answer, rest: str, _asked: Asked) -> Answer:

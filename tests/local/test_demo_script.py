@@ -148,6 +148,8 @@ def test_a_reply_has_the_size_that_was_asked_for(size: str, length: int) -> None
     assert len(said.text.encode()) == length
     assert {len(piece.text) for piece in said.pieces[:-1]} <= {100}
     assert sized_markdown(length) == said.text
+    paced = answer(Asked(script(f"reply {size} 100 2ms")))
+    assert (paced.text, {piece.pause_s for piece in paced.pieces}) == (said.text, {0.002})
 
 
 @pytest.mark.parametrize(
