@@ -9,7 +9,7 @@ BASE_INTERVAL_S = 0.05
 PER_BYTE_S = 10e-6
 """A front end needs so long to show a byte that replaces another."""
 MIN_GROWTH_CHARS = 120
-GROWTH_SHARE = 4
+GROWTH_SHARE = 3
 """A frame that only adds text waits until the text has grown by this part of itself."""
 PATIENCE_S = 2.5
 PATIENCE_PER_CHAR_S = 150e-6

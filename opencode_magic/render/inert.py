@@ -56,13 +56,14 @@ _reader = MarkdownIt("commonmark", {"html": False, "maxNesting": 60}).enable(
 )
 
 
-def markdown_html(text: str) -> str:
+def markdown_html(text: str, *, has_colours: bool = True) -> str:
     """Give inert HTML for Markdown from anywhere.
 
-    Never raises; text that is too large, too deep or too odd is shown as plain text.
+    Never raises; text that is too large, too deep or too odd is shown as plain text. Without
+    colours code costs a third of the bytes.
     """
     text = shorten(text, limit_chars=REPLY_LIMIT_CHARS)
-    budget = Budget()
+    budget = Budget() if has_colours else Budget(left_chars=0)
     chunks = [text] if len(text) <= WHOLE_LIMIT_CHARS else split_markdown(text)
     return "".join(_chunk_html(chunk, budget) for chunk in chunks)
 

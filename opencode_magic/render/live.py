@@ -23,7 +23,8 @@ class LiveMarkdown:
     """Renders the parts of one turn while they grow.
 
     What stands before the last safe cut is rendered once; only the tail is written anew each time,
-    as plain text. A part whose text is replaced is rendered from its beginning.
+    as plain text. A part whose text is replaced is rendered from its beginning. Code gets its
+    colours with the last frame, which is rendered as a whole: they would double every frame.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class LiveMarkdown:
         start = len(growing.done_text)
         cuts = growing.splitter.feed(prose.text)
         if cuts:
-            growing.done_html.append(markdown_html(prose.text[start : cuts[-1]]))
+            finished = prose.text[start : cuts[-1]]
+            growing.done_html.append(markdown_html(finished, has_colours=False))
             growing.done_text = prose.text[: cuts[-1]]
         return "".join(growing.done_html) + plain_html(prose.text[len(growing.done_text) :])
