@@ -33,6 +33,7 @@ def local_routes() -> list[Route]:
     return [
         Route("/local/info", info, methods=["GET"]),
         Route("/local/shutdown", shutdown, methods=["POST"]),
+        Route("/local/sandboxes/{name}/keep", keep, methods=["POST"]),
         Route(session + "/egress", egress, methods=["GET"]),
         Route(session + "/cut", cut, methods=["POST"]),
     ]
@@ -58,6 +59,17 @@ async def info(request: Request) -> Response:
 async def shutdown(request: Request) -> Response:
     """End the server with all its sandboxes."""
     request.app.state.shutdown()
+    return JSONResponse({})
+
+
+async def keep(request: Request) -> Response:
+    """Say whether the agent's files outlive a sandbox: ``{"keep": false}`` discards them."""
+    body = await read_json(request)
+    wanted = body.get("keep")
+    if not isinstance(wanted, bool):
+        raise bad_request("keep must be true or false")
+    name = request.path_params["name"]
+    await in_thread(registry_of(request).set_keep, name, is_kept=wanted)
     return JSONResponse({})
 
 

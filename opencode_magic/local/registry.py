@@ -50,6 +50,7 @@ class Registry:
         # A lock goes with its last user, so that names which were used once take no memory.
         self._name_locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._lock = threading.Lock()
+        self._discards: set[str] = set()
         self._is_ending = False
         self._upkeep = Upkeep(self, store, factory)
 
@@ -174,13 +175,24 @@ class Registry:
             if view.session.is_live:
                 view = self.stop(view.session.session_id, "it was deleted")
             kept = None
-            if self._keeps_files and not discard:
+            if self._keeps_files and not discard and name not in self._discards:
                 home = self._store.boxes / view.session.box_id / "home"
                 kept = self._store.keep(name, home, now_ms())
             self._erase(name)
+            self._discards.discard(name)
             for item in self.snapshots.all(name) if with_snapshots else []:
                 self.snapshots.delete(item.snapshot_id)
             return view, kept
+
+    def set_keep(self, name: str, *, is_kept: bool) -> None:
+        """Say whether the agent's files outlive a sandbox; they do unless told otherwise.
+
+        Raises:
+            ApiError: There is no such sandbox.
+        """
+        with self._name_lock(name):
+            self.get(name)
+            (self._discards.discard if is_kept else self._discards.add)(name)
 
     def views(self) -> list[View]:
         """Give all sandboxes in the order of their creation."""

@@ -263,6 +263,16 @@ def test_delete_keeps_the_files_unless_discarded(server: LocalServer) -> None:
     assert not list(server.state_dir.glob("boxes/*/home/*"))
 
 
+def test_client_may_say_that_nothing_is_kept(server: LocalServer) -> None:
+    """Who has the files already, or wants none, says so before the SDK's own delete."""
+    launch(server, "told")
+    said = server.ask("POST", "/local/sandboxes/told/keep", {"keep": False})
+    unknown = server.ask("POST", "/local/sandboxes/nobody/keep", {"keep": False})
+    body = server.ask("DELETE", "/v2/sandboxes/told").json()
+
+    assert (said.status, unknown.status, "kept" in body) == (200, 404, False)
+
+
 def test_sandbox_whose_keeper_dies_is_ended(server: LocalServer) -> None:
     """A sandbox that dies on its own is noticed, and listed with why."""
     launch(server, "dying")
