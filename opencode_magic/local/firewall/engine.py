@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import TYPE_CHECKING
 
 from opencode_magic.core.policy import canonical_host
 from opencode_magic.local.firewall.front import Front
 from opencode_magic.local.firewall.gate import Gate
+from opencode_magic.local.firewall.programs import ProgramFinder
 from opencode_magic.local.firewall.relay import Relay
 from opencode_magic.local.firewall.wall import Wall
 from opencode_magic.local.firewall.workers import Workers
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -76,6 +77,8 @@ class Firewall:
             is_strict=is_strict,
             way_out=way_out,
         )
+        streams = [sock for sock in listeners.values() if sock.type == socket.SOCK_STREAM]
+        self._wall.programs = ProgramFinder(streams[0]) if streams else None
         self._services = Workers("firewall-service", limit=SERVICE_LIMIT)
         self._dials = Workers("firewall-dial", limit=DIAL_LIMIT, waiting=DIAL_WAITING)
         self._relay = Relay()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from opencode_magic.local.firewall.ca import SandboxCA
     from opencode_magic.local.firewall.connections import Connection
+    from opencode_magic.local.firewall.programs import ProgramFinder
     from opencode_magic.local.firewall.record import EgressLog
     from opencode_magic.local.firewall.way_out import WayOut
 
@@ -52,6 +53,8 @@ class Wall:
         self.connections = Connections(limit=CONNECTION_LIMIT)
         self.names = SyntheticAddresses()
         self.lookup_quota = Quota()
+        self.programs: ProgramFinder | None = None
+        """Tells which program was refused; None where that is not to be known."""
         self._upstream_ca = upstream_ca
         self._upstream_context: ssl.SSLContext | None = None
         self._lock = threading.Lock()
@@ -67,6 +70,9 @@ class Wall:
 
     def block(self, attempt: Attempt, reason: str, *, status_code: int = 0) -> None:
         """Record that an attempt ends here; to be called before the program can see it."""
+        if self.programs is not None and not attempt.program:
+            program = self.programs.find(attempt.channel, attempt.source_port)
+            attempt = replace(attempt, program=program)
         self.record.append(attempt, Outcome("blocked", reason, status_code))
 
     def finish(
