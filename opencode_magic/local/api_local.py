@@ -11,7 +11,7 @@ from starlette.routing import Route
 from opencode_magic.core.policy import canonical_host
 from opencode_magic.local.payloads import ApiError, bad_request
 from opencode_magic.local.requests import is_set, read_json, registry_of, session_id_of
-from opencode_magic.local.threads import in_thread
+from opencode_magic.local.threads import in_thread, wait_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -100,7 +100,7 @@ async def cut(request: Request) -> Response:
 async def _follow(log: EgressLog, after: int) -> AsyncIterator[bytes]:
     while True:
         is_over = log.is_closed
-        records = await in_thread(log.wait, after, timeout_s=WAIT_S)
+        records = await wait_in_thread(log.wait, after, timeout_s=WAIT_S)
         if records:
             after = records[-1].seq
             yield _lines(records)

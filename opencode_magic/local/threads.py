@@ -13,14 +13,23 @@ if TYPE_CHECKING:
     from opencode_magic.local.commands import Command, Output
 
 WORKERS = 64
+WAITERS = 1024
 P = ParamSpec("P")
 T = TypeVar("T")
 _pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="api")
+_waiting = ThreadPoolExecutor(WAITERS, thread_name_prefix="wait")
+"""Apart, so that those who wait for long hold up nobody who works."""
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run blocking work in a thread that lives on: a keeper ends with the thread that made it."""
     return await asyncio.get_running_loop().run_in_executor(_pool, partial(work, *args, **kwargs))
+
+
+async def wait_in_thread(wait: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Wait in a thread for what cannot be awaited; each wait must end by itself, soon."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_waiting, partial(wait, *args, **kwargs))
 
 
 def run_later(work: Callable[[], None]) -> None:
