@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-LIMIT_PER_S = 20
+LIMIT_PER_S = 10
 """Looking costs some milliseconds: a scan of ports must not slow the refusals down."""
 
 _SIOCGSKNS = 0x894C
