@@ -17,7 +17,7 @@ from opencode_magic.local.children import BadFolderError, ExecutableNotFoundErro
 from opencode_magic.local.commands import StdinUnavailableError
 from opencode_magic.local.payloads import ApiError, bad_request
 from opencode_magic.local.requests import is_set, read_json, registry_of, session_id_of
-from opencode_magic.local.threads import batches, in_thread, until_ended
+from opencode_magic.local.threads import batches, in_thread, until_ended, wait_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -119,7 +119,7 @@ async def stdin(request: Request) -> Response:
     if offset is not None and (not isinstance(offset, int) or isinstance(offset, bool)):
         raise bad_request("offset must be a number")
     is_end = body.get("close") is True
-    await in_thread(_feed, running, content, offset=offset, is_end=is_end)
+    await wait_in_thread(_feed, running, content, offset=offset, is_end=is_end)
     return JSONResponse(
         {
             "command": running.payload(session_id_of(request)),

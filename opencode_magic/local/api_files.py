@@ -10,7 +10,7 @@ from starlette.routing import Route
 from opencode_magic.local import files
 from opencode_magic.local.payloads import ApiError, bad_request
 from opencode_magic.local.requests import read_json, registry_of, session_id_of
-from opencode_magic.local.threads import in_thread, run_later
+from opencode_magic.local.threads import run_later, wait_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,15 +40,15 @@ async def write(request: Request) -> Response:
     try:
         async for chunk in request.stream():
             if program is not None:
-                if not await in_thread(program.write, chunk):
+                if not await wait_in_thread(program.write, chunk):
                     break
                 continue
             head += chunk
             if len(head) >= HEAD_BYTES:
-                program = await in_thread(files.open_archive, box, folder, head)
+                program = await wait_in_thread(files.open_archive, box, folder, head)
         if program is None:
             raise ApiError(415, "unsupported_media_type", "the body must be a gzip'd tar archive")
-        await in_thread(files.end_archive, program)
+        await wait_in_thread(files.end_archive, program)
     finally:
         if program is not None:
             run_later(program.close)
@@ -60,7 +60,7 @@ async def read(request: Request) -> Response:
     body = await read_json(request)
     path = files.resolve(body.get("path"), body.get("cwd"))
     box = registry_of(request).box(session_id_of(request))
-    program, first = await in_thread(files.open_file, box, path)
+    program, first = await wait_in_thread(files.open_file, box, path)
     return _FileResponse(program, first)
 
 
@@ -70,7 +70,7 @@ async def mkdir(request: Request) -> Response:
     path = files.resolve(body.get("path"), body.get("cwd"))
     box = registry_of(request).box(session_id_of(request))
     is_recursive = body.get("recursive", True) is not False
-    await in_thread(files.make_folder, box, path, is_recursive=is_recursive)
+    await wait_in_thread(files.make_folder, box, path, is_recursive=is_recursive)
     return JSONResponse({})
 
 
@@ -93,4 +93,4 @@ async def _content(program: files.Program, first: bytes) -> AsyncIterator[bytes]
     chunk = first
     while chunk:
         yield chunk
-        chunk = await in_thread(program.read)
+        chunk = await wait_in_thread(program.read)

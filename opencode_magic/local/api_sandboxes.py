@@ -27,7 +27,7 @@ from opencode_magic.local.payloads import (
     snapshot_payload,
 )
 from opencode_magic.local.requests import is_set, read_json, registry_of, session_id_of
-from opencode_magic.local.threads import in_thread
+from opencode_magic.local.threads import in_thread, wait_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ async def create(request: Request) -> Response:
     """Create and start a sandbox."""
     wanted = parse_create(await read_json(request))
     _check(request, wanted.policy)
-    view = await in_thread(registry_of(request).create, wanted)
+    view = await wait_in_thread(registry_of(request).create, wanted)
     return JSONResponse(_full(view))
 
 
