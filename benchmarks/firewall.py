@@ -1,8 +1,9 @@
 """The firewall beside direct loopback and mitmproxy: throughput, latency, connections a second.
 
 Client, firewall and upstream are processes of their own, so on two cores a relay of bare bytes
-cannot pass half of a direct connection that keeps both busy. mitmproxy streams its bodies. Goals: spliced at least 0.6 of direct
-loopback, terminated at least 5 times mitmproxy, and under 0.3 ms more for a kept-alive request.
+cannot pass half of a direct connection that keeps both busy. mitmproxy streams its bodies.
+Goals: spliced at least 0.6 of direct loopback, terminated at least 5 times mitmproxy, and under
+0.3 ms more for a kept-alive request.
 """
 
 from __future__ import annotations
