@@ -4,47 +4,60 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opencode_magic.sandbox.faults import describe
 
 if TYPE_CHECKING:
-    from vercel.sandbox.sync import SyncSandboxClient
+    from opencode_magic.sandbox.connect import Connection
 
 RETRY_S = 0.25
 
 
-def destroy(client: SyncSandboxClient, name: str, *, budget_s: float, may_appear: bool) -> str:
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an end went."""
+
+    left: str = ""
+    """Empty where the sandbox is gone, else why that is not known."""
+    kept: str = ""
+    """Where the local home keeps the agent's files; empty where it does not."""
+
+
+def destroy(
+    connection: Connection,
+    name: str,
+    *,
+    budget_s: float,
+    may_appear: bool = False,
+    discard: bool = False,
+) -> Ended:
     """Destroy a sandbox by name, whatever is known of it. Never raises.
 
     The call runs in a daemon thread: a second Interrupt cannot break it off, and a home that does
     not answer cannot hold up the caller beyond the budget.
 
     Args:
-        client: The home's client.
+        connection: The home.
         name: The sandbox's name.
         budget_s: Wait at most so long.
         may_appear: Its creation may still be under way, so that "not found" is asked again.
-
-    Returns:
-        Empty where the sandbox is gone, else why that is not known.
+        discard: Have the local home delete the agent's files too.
     """
-    said = ["the home did not answer in time"]
+    ended = [Ended("the home did not answer in time")]
     deadline = time.monotonic() + budget_s
 
     def work() -> None:
         while True:
             try:
-                client.get_sandbox(name=name).destroy(delete_orphan_snapshots=True)
+                kept = _destroy(connection, name, discard=discard)
             except Exception as exc:  # noqa: BLE001 - a thread's outer edge; reported to the caller
-                fault = describe(exc)
-                if fault.is_gone and not may_appear:
-                    said[0] = ""
-                    return
-                said[0] = "" if fault.is_gone else fault.message
+                ended[0] = Ended(describe(exc).message)
             else:
-                said[0] = ""
-                return
+                ended[0] = Ended("", kept or "")
+                if kept is not None or not may_appear:
+                    return
             if time.monotonic() + RETRY_S > deadline:
                 return
             time.sleep(RETRY_S)
@@ -52,7 +65,20 @@ def destroy(client: SyncSandboxClient, name: str, *, budget_s: float, may_appear
     thread = threading.Thread(target=work, name="destroy", daemon=True)
     thread.start()
     wait(thread, budget_s)
-    return said[0]
+    return ended[0]
+
+
+def _destroy(connection: Connection, name: str, *, discard: bool) -> str | None:
+    """Give where the files are kept, or None where there is no such sandbox."""
+    if connection.local is not None:
+        return connection.local.destroy(name, discard=discard)
+    try:
+        connection.client.get_sandbox(name=name).destroy(delete_orphan_snapshots=True)
+    except Exception as exc:
+        if describe(exc).is_gone:
+            return None
+        raise
+    return ""
 
 
 def wait(thread: threading.Thread, budget_s: float) -> None:

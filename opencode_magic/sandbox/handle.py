@@ -13,7 +13,7 @@ from opencode_magic.core.status import HealthChanged, LeaseExtended, Proved, Wen
 from opencode_magic.errors import OpencodeMagicError, SandboxConnectionError
 from opencode_magic.sandbox import ending, workspace
 from opencode_magic.sandbox.faults import as_connection_error, describe
-from opencode_magic.sandbox.lease import Heartbeat, remove_lease
+from opencode_magic.sandbox.lease import EXIT_BUDGET_S, Heartbeat, remove_lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,8 +194,8 @@ class Sandbox:
         with contextlib.suppress(OpencodeMagicError), as_connection_error():
             self._parts.process.kill()
 
-    def keep_work(self) -> Path | None:
-        """Copy the workspace into the user's state folder; None where nothing changed in it.
+    def keep_work(self) -> Path:
+        """Copy the workspace out into the user's state folder.
 
         Raises:
             SandboxConnectionError: The sandbox does not answer, or there is too much.
@@ -214,31 +214,42 @@ class Sandbox:
             if self._terminated is not None:
                 return self._terminated
             self._heartbeat.stop()
-            kept = self._kept() if keep and not self._is_lost else ()
             parts = self._parts
-            left = ""
+            notes: list[str] = []
+            has_work = keep and not self._is_lost and self._has_work(notes)
+            if has_work and self.home == "cloud":
+                self._fetch_work(notes)
             if parts.feed is not None:
                 parts.feed.close()
+            ended = ending.Ended()
             if not self._is_lost:
-                left = ending.destroy(
-                    parts.connection.client, self.name, budget_s=timeout_s, may_appear=False
+                ended = ending.destroy(
+                    parts.connection, self.name, budget_s=timeout_s, discard=not has_work
                 )
             parts.connection.close()
-            if not left:
+            if ended.kept:
+                notes.append(f"the agent's files: {ended.kept}/workspace")
+            if not ended.left:
                 remove_lease(parts.settings, self.name)
-            short = self.name.removeprefix("ocm-")
-            removed = (f"sandbox {short}: processes, network, files inside",) if not left else ()
-            if left:
-                kept = (*kept, f"sandbox {short} may still run until its time is up: {left}")
-            self._terminated = Terminated(removed, kept)
+            self._terminated = _report(self.name, ended, notes)
             return self._terminated
 
-    def _kept(self) -> tuple[str, ...]:
+    def _has_work(self, notes: list[str]) -> bool:
+        """Whether something in the workspace changed; where that is not known, it may have."""
+        try:
+            return workspace.has_work(self._parts.session, self.place)
+        except OpencodeMagicError as exc:
+            if self.home == "cloud":
+                notes.append(f"not the agent's files: {exc.message}")
+            return True
+
+    def _fetch_work(self, notes: list[str]) -> None:
         try:
             path = self.keep_work()
         except OpencodeMagicError as exc:
-            return (f"not the agent's files: {exc.message}",)
-        return (f"the agent's files: {path}",) if path is not None else ()
+            notes.append(f"not the agent's files: {exc.message}")
+        else:
+            notes.append(f"the agent's files: {path}")
 
     def _beat(self) -> bool:
         """Extend up to the full time limit from now; False ends the heartbeat."""
@@ -278,8 +289,17 @@ class Sandbox:
         self._parts.emit(WentDown(error, AGAIN_STEP))
 
     def _destroy_at_exit(self) -> None:
-        ending.destroy(self._parts.connection.client, self.name, budget_s=1.8, may_appear=False)
-        remove_lease(self._parts.settings, self.name)
+        ended = ending.destroy(self._parts.connection, self.name, budget_s=EXIT_BUDGET_S - 0.2)
+        if not ended.left:
+            remove_lease(self._parts.settings, self.name)
+
+
+def _report(name: str, ended: ending.Ended, notes: list[str]) -> Terminated:
+    short = name.removeprefix("ocm-")
+    if ended.left:
+        notes.append(f"sandbox {short} may still run until its time is up: {ended.left}")
+        return Terminated((), tuple(notes))
+    return Terminated((f"sandbox {short}: processes, network, files inside",), tuple(notes))
 
 
 def read_log_tail(

@@ -126,6 +126,7 @@ class Heartbeat:
         self._wake = threading.Event()
         self._done = threading.Event()
         self._must_destroy = False
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
     def start(self) -> None:
@@ -141,6 +142,8 @@ class Heartbeat:
             self._thread.join(timeout=EXIT_BUDGET_S)
 
     def _at_exit(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child has no such thread, and the sandbox is not its own
         self._must_destroy = True
         self._wake.set()
         self._done.wait(EXIT_BUDGET_S)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 CALL_TIMEOUT_S = 5.0
+DESTROY_TIMEOUT_S = 30.0
 _LINE_LIMIT_BYTES = 1024 * 1024
 
 
@@ -56,6 +57,14 @@ def load_server_file(path: Path) -> ServerFile | None:
         return None
 
 
+class _RefusedError(SandboxConnectionError):
+    """The server answered with an error status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class LocalApi:
     """Calls to the local server. Every call has a connection of its own; safe between threads."""
 
@@ -69,18 +78,38 @@ class LocalApi:
         Raises:
             SandboxConnectionError: It does not answer, or not as it should.
         """
-        value = self._call("GET", "info", timeout_s=timeout_s)
+        value = self._call("GET", "/api/local/info", timeout_s=timeout_s)
         if not isinstance(value, dict):
             raise SandboxConnectionError("the local server does not speak as it should")
         return value
 
     def shutdown(self) -> None:
         """Ask the server to end, with all its sandboxes."""
-        self._call("POST", "shutdown")
+        self._call("POST", "/api/local/shutdown")
 
     def cut(self, session_id: str, host: str) -> None:
         """Cut the live connections of a sandbox to a host."""
-        self._call("POST", f"sessions/{quote(session_id)}/cut", {"host": host})
+        self._call("POST", f"/api/local/sessions/{quote(session_id)}/cut", {"host": host})
+
+    def destroy(self, name: str, *, discard: bool) -> str | None:
+        """End and remove a sandbox; the server keeps the agent's files unless told to discard them.
+
+        Returns:
+            Where the files are kept, empty where they are not; None where there is no sandbox.
+
+        Raises:
+            SandboxConnectionError: The server does not answer, or refused.
+        """
+        query = f"projectId=local&discard={'true' if discard else 'false'}"
+        path = f"/api/v2/sandboxes/{quote(name)}?{query}&deleteOrphanSnapshots=true"
+        try:
+            value = self._call("DELETE", path, timeout_s=DESTROY_TIMEOUT_S)
+        except _RefusedError as exc:
+            if exc.status in {http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE}:
+                return None
+            raise
+        kept = value.get("kept") if isinstance(value, dict) else None
+        return str(kept.get("path") or "") if isinstance(kept, dict) else ""
 
     def egress(self, session_id: str, after: int) -> tuple[EgressRecord, ...]:
         """Give the records after a number that exist now, oldest first."""
@@ -94,7 +123,7 @@ class LocalApi:
             SandboxConnectionError: It cannot be opened.
         """
         follow = "true" if is_following else "false"
-        path = f"sessions/{quote(session_id)}/egress?after={after}&follow={follow}"
+        path = f"/api/local/sessions/{quote(session_id)}/egress?after={after}&follow={follow}"
         connection = self._connect(CALL_TIMEOUT_S)
         try:
             response = self._send(connection, "GET", path, None)
@@ -134,14 +163,14 @@ class LocalApi:
             data = json.dumps(body).encode()
             headers["content-type"] = "application/json"
         try:
-            connection.request(method, f"/api/local/{path}", body=data, headers=headers)
+            connection.request(method, path, body=data, headers=headers)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as exc:
             msg = f"the local server does not answer: {exc}"
             raise SandboxConnectionError(msg, next_step="launch again: %opencode_up") from exc
         if response.status >= http.HTTPStatus.BAD_REQUEST:
             msg = f"the local server answered {response.status} to {path.partition('?')[0]}"
-            raise SandboxConnectionError(msg)
+            raise _RefusedError(msg, response.status)
         return response
 
 

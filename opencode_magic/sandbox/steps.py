@@ -169,15 +169,16 @@ class Steps:
         connection = self._connection
         if connection is None:
             return
-        left = ""
+        ended = ending.Ended()
         if self._may_exist:
-            left = ending.destroy(
-                connection.client,
+            ended = ending.destroy(
+                connection,
                 self._name,
                 budget_s=CLEAN_UP_BUDGET_S - 2,
                 may_appear=self._is_creating,
+                discard=True,
             )
-        if not left:
+        if not ended.left:
             remove_lease(self._settings, self._name)
         connection.close()
 

@@ -45,10 +45,10 @@ def _destroy(settings: Settings, lease: LeaseFile) -> bool:
     if connection is None:
         return True
     try:
-        left = ending.destroy(connection.client, lease.name, budget_s=BUDGET_S, may_appear=False)
+        ended = ending.destroy(connection, lease.name, budget_s=BUDGET_S)
     finally:
         connection.close()
-    return not left
+    return not ended.left
 
 
 def _connection(settings: Settings, lease: LeaseFile) -> Connection | None:

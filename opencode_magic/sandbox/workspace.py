@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 WORK_LIMIT_BYTES = 256 * 1024 * 1024
 KEPT_FOR_S = 7 * 24 * 3600.0
-_NOTHING, _TOO_MUCH = 41, 42
+_CHUNK_BYTES = 1024 * 1024
+_TOO_MUCH = 42
 
 PREPARE = """\
 set -e
@@ -34,19 +35,33 @@ fi
 """
 """Makes the workspace a git work tree with a first commit."""
 
+_CHANGED = """\
+cd "$1" || exit 1
+[ -n "$(git status --porcelain --ignored 2>/dev/null | head -n 1)" ] ||
+  [ "$(git rev-list --all --count 2>/dev/null)" != 1 ]
+"""
 _PACK = f"""\
-cd "$1" || exit {_NOTHING}
-if [ -z "$(git status --porcelain --ignored 2>/dev/null | head -n 1)" ] &&
-   [ "$(git rev-list --all --count 2>/dev/null)" = 1 ]; then exit {_NOTHING}; fi
+cd "$1" || exit 1
 [ "$(du -sk . | cut -f1)" -le {WORK_LIMIT_BYTES // 1024} ] || exit {_TOO_MUCH}
 tar -czf "$2" -C "$1/.." workspace
 """
 
 
-def keep(
-    session: SyncSandboxRuntimeSession, place: Place, state_dir: Path, name: str
-) -> Path | None:
-    """Copy the workspace out as ``kept/NAME/workspace.tar.gz``; None where nothing changed.
+def has_work(session: SyncSandboxRuntimeSession, place: Place) -> bool:
+    """Whether anything in the workspace differs from how it began.
+
+    Raises:
+        SandboxConnectionError: The sandbox does not answer.
+    """
+    with as_connection_error():
+        done = session.run_process(
+            "sh", ["-c", _CHANGED, "sh", place.workspace], kill_after=10.0, capture_output=True
+        )
+    return done.returncode == 0
+
+
+def keep(session: SyncSandboxRuntimeSession, place: Place, state_dir: Path, name: str) -> Path:
+    """Copy the workspace out as ``kept/NAME/workspace.tar.gz``.
 
     Raises:
         SandboxConnectionError: The sandbox does not answer, or there is too much.
@@ -60,17 +75,18 @@ def keep(
             kill_after=60.0,
             capture_output=True,
         )
-        if done.returncode == _NOTHING:
-            return None
         if done.returncode == _TOO_MUCH:
-            msg = f"the workspace holds more than {WORK_LIMIT_BYTES // 1024**2} MB"
-            raise SandboxConnectionError(msg, next_step="fetch what you need first")
+            raise _too_much()
         if done.returncode != 0:
             said = (done.stderr or "").strip().splitlines()
             msg = f"the workspace could not be packed: {said[-1] if said else done.returncode}"
             raise SandboxConnectionError(msg)
-        content = session.fs.read_bytes(packed)
-    return _write(state_dir, name, content)
+        return _fetch(session, packed, state_dir, name)
+
+
+def _too_much() -> SandboxConnectionError:
+    msg = f"the workspace holds more than {WORK_LIMIT_BYTES // 1024**2} MB"
+    return SandboxConnectionError(msg, next_step="fetch what you need first")
 
 
 def forget_old(state_dir: Path) -> None:
@@ -85,19 +101,24 @@ def forget_old(state_dir: Path) -> None:
             continue
 
 
-def _write(state_dir: Path, name: str, content: bytes) -> Path:
+def _fetch(session: SyncSandboxRuntimeSession, packed: str, state_dir: Path, name: str) -> Path:
+    """Copy a file out piece by piece: what is inside decides neither memory nor disk here."""
     folder = make_private_dir(make_private_dir(state_dir / "kept") / name)
     path = folder / "workspace.tar.gz"
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(content)
-                file.flush()
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-    except OSError as exc:
-        msg = f"the agent's files cannot be kept in {str(folder)!r}: {exc.strerror}"
-        raise SandboxConnectionError(msg, next_step="free the disk") from exc
+    left = WORK_LIMIT_BYTES
+    with (
+        session.fs.open(packed, "rb") as source,
+        tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False) as file,
+    ):
+        temporary = Path(file.name)
+        try:
+            while chunk := source.read(_CHUNK_BYTES):
+                left -= len(chunk)
+                if left < 0:
+                    raise _too_much()
+                file.write(chunk)
+            file.flush()
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return path

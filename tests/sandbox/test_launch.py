@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -392,15 +393,40 @@ def test_killed_local_server_is_noticed(local: LaunchRequest) -> None:
 
 
 def test_work_is_kept_when_it_ends(local: LaunchRequest) -> None:
-    """What stands in the workspace at the end is copied into the user's state folder."""
+    """What stands in the workspace at the end is kept in the user's state folder."""
     sandbox = launch(local, quick_server(), Events())
+    sandbox._parts.session.fs.write_text(f"{sandbox.place.workspace}/notes.md", "hello")
+
+    (note,) = sandbox.terminate().kept
+
+    folder = Path(note.removeprefix("the agent's files: "))
+    assert folder.is_relative_to(local.settings.state_dir)
+    assert (folder / "notes.md").read_text() == "hello"
+
+
+def test_discarded_work_is_gone(local: LaunchRequest) -> None:
+    """Who discards the agent's files finds none of them afterwards."""
+    sandbox = launch(local, quick_server(), Events())
+    sandbox._parts.session.fs.write_text(f"{sandbox.place.workspace}/notes.md", "hello")
+
+    gone = sandbox.terminate(keep=False)
+
+    assert gone.kept == ()
+    assert not list(local.settings.state_dir.rglob("notes.md"))
+
+
+def test_work_is_fetched_from_the_cloud(cloud: LaunchRequest) -> None:
+    """The cloud keeps nothing: the workspace is copied into the user's state folder, privately."""
+    sandbox = launch(cloud, quick_server(), Events())
     sandbox._parts.session.fs.write_text(f"{sandbox.place.workspace}/notes.md", "hello")
 
     gone = sandbox.terminate()
 
-    kept = local.settings.state_dir / "kept" / sandbox.name / "workspace.tar.gz"
+    kept = cloud.settings.state_dir / "kept" / sandbox.name / "workspace.tar.gz"
     assert gone.kept == (f"the agent's files: {kept}",)
     assert kept.stat().st_mode & 0o077 == 0
+    with tarfile.open(kept) as archive:
+        assert "workspace/notes.md" in archive.getnames()
 
 
 def test_first_event_names_home_and_hosts(local: LaunchRequest) -> None:
