@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 STOP_LIMIT_S = 10.0
 """A turn that runs while the sandbox is taken down has so long to stop."""
 
+ENDED_LIMIT_S = 3.0
+"""What is left of a sandbox that ended by itself is removed within so long."""
+
 NEXT_UP = "run %opencode_up"
 
 
@@ -171,13 +174,17 @@ class Session:
         return self._status
 
     def is_alive(self) -> bool:
-        """Ask whether the sandbox still runs; one that has ended is taken down here."""
-        if self._sandbox is None:
+        """Ask whether the sandbox still runs; what is left of one that has ended is removed."""
+        sandbox = self._sandbox
+        if sandbox is None:
             return False
-        if self._sandbox.is_alive():
+        if sandbox.is_alive():
             return True
+        self._close_agent()
+        gone = sandbox.terminate(timeout_s=ENDED_LIMIT_S)
         self._let_go()
-        self.emit(WentDown("the sandbox has ended", next_step=NEXT_UP))
+        kept = f"; kept: {', '.join(gone.kept)}" if gone.kept else ""
+        self.emit(WentDown(f"the sandbox has ended{kept}", next_step=NEXT_UP))
         return False
 
     def prove(self) -> Proof:

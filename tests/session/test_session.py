@@ -62,15 +62,17 @@ def test_up_with_another_wish(sandbox: StandInSandbox, settings: Settings) -> No
 
 
 def test_up_after_the_sandbox_ended(sandbox: StandInSandbox, settings: Settings) -> None:
-    """A sandbox that has ended by itself is noticed, and the next up launches again."""
+    """A sandbox that has ended by itself is removed, its files kept; the next up launches again."""
     starter = StandInStarter(sandbox)
     session = Session(starter=starter)
     session.up(settings)
     sandbox.is_running = False
+    sandbox.kept = ("the agent's files: /kept",)
 
     assert not session.is_alive()
+    assert sandbox.calls == ["terminate 3 keep True"]
     assert session.status.phase == "failed"
-    assert session.status.error == "the sandbox has ended"
+    assert session.status.error == "the sandbox has ended; kept: the agent's files: /kept"
     sandbox.is_running = True
     assert session.up(settings).phase == "locked"
     assert starter.starts == 2
