@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests.timing import FolderTiming
@@ -55,6 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
             del os.environ[name]
     examples = str(Path(__file__).parent.parent / ".hypothesis")
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", examples)
+    # How long one example takes says more of what else the machine does than of the code.
+    hypothesis.settings.register_profile("steady", deadline=None)
+    hypothesis.settings.load_profile("steady")
 
 
 @pytest.fixture(autouse=True)
