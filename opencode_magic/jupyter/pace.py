@@ -9,7 +9,7 @@ BASE_INTERVAL_S = 0.05
 PER_BYTE_S = 10e-6
 """A front end needs so long to show a byte that replaces another."""
 MIN_GROWTH_CHARS = 120
-GROWTH_SHARE = 3
+GROWTH_SHARE = 2.5
 """A frame that only adds text waits until the text has grown by this part of itself."""
 PATIENCE_S = 2.5
 PATIENCE_PER_CHAR_S = 150e-6
@@ -51,5 +51,5 @@ class Pace:
         self.frames += 1
 
     @staticmethod
-    def _enough(chars: int) -> int:
-        return max(MIN_GROWTH_CHARS, chars // GROWTH_SHARE)
+    def _enough(chars: int) -> float:
+        return max(MIN_GROWTH_CHARS, chars / GROWTH_SHARE)

@@ -68,6 +68,7 @@ class Panel:
         self._status: Status | None = None
         self._settled: tuple[object, ...] | None = None
         self._is_shown = False
+        self._is_launch = False
         self._error: BaseException | None = None
         self._widget: _PanelWidget | None = None
         self._lock = threading.RLock()
@@ -77,6 +78,8 @@ class Panel:
     def show(self, status: Status) -> None:
         """Show the status: in place where nothing has settled, else published again."""
         with self._lock:
+            if status.phase != "failed":
+                self._is_launch = status.phase == "launching"
             self._status = status
             settled = _settled_state(status)
             is_news = settled is not None and settled != self._settled
@@ -110,7 +113,9 @@ class Panel:
         """Give what the panel shows, before markup."""
         if self._status is None:
             return ()
-        blocks = status_blocks(self._status, self._now_ms())
+        # A launch that fails in this panel's own cell ends that cell with its error.
+        says_error = not (self._is_launch and self._status.phase == "failed")
+        blocks = status_blocks(self._status, self._now_ms(), says_error=says_error)
         return blocks if self._error is None else (*blocks, *error_blocks(self._error))
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, object]:

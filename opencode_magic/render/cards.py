@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from opencode_magic.errors import as_sentence
@@ -38,14 +39,19 @@ class Down(Protocol):
         """What was kept, and where, one phrase each."""
 
 
-def status_blocks(status: Status, now_ms: int, *, zone: tzinfo | None = None) -> tuple[Block, ...]:
+def status_blocks(
+    status: Status, now_ms: int, *, zone: tzinfo | None = None, says_error: bool = True
+) -> tuple[Block, ...]:
     """Give the panel's cards.
 
     Args:
         status: What is known.
         now_ms: The time, in Unix milliseconds: what is left, and how long a step runs.
         zone: Where the clock is read; the reader's own zone where none is named.
+        says_error: Whether the status' error is said; False where the cell raises it anyway.
     """
+    if not says_error:
+        status = replace(status, error="")
     match status.phase:
         case "down":
             return (

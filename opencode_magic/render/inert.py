@@ -38,9 +38,9 @@ MARKS_LIMIT = 1_000
 _MARKS = re.compile(r"[\[\]*_`~<!&]")
 _DEEP = re.compile(r"^(?:[ \t]*(?:>|[*+-](?=[ \t])|\d{1,9}[.)](?=[ \t]))){24}", re.MULTILINE)
 _SIMPLE_TAGS = {
-    "paragraph": ("p", style.PARAGRAPH),
+    "paragraph": ("p", ""),
     "blockquote": ("blockquote", style.QUOTE),
-    "bullet_list": ("ul", style.LIST),
+    "bullet_list": ("ul", ""),
     "list_item": ("li", ""),
     "table": ("table", style.GRID),
     "thead": ("thead", ""),
@@ -112,12 +112,11 @@ def _blocks_html(tokens: Sequence[Token], budget: Budget) -> Iterator[str]:
 def _tag_html(token: Token) -> str:
     kind = token.type.removesuffix("_open").removesuffix("_close")
     if kind == "heading":
-        opening = f'<p role="heading" aria-level="{token.tag[1:]}" style="{style.HEADING}">'
-        return opening if token.nesting > 0 else "</p>"
+        opening = f'<p role="heading" aria-level="{token.tag[1:]}"><strong>'
+        return opening if token.nesting > 0 else "</strong></p>"
     if kind == "ordered_list":
         start = str(token.attrs.get("start", "1"))
-        opening = f'<ol start="{start}" style="{style.LIST}">'
-        return opening if token.nesting > 0 else "</ol>"
+        return f'<ol start="{start}">' if token.nesting > 0 else "</ol>"
     if kind in {"th", "td"}:
         side = str(token.attrs.get("style", "")).removeprefix("text-align:")
         side = side if side in {"center", "right"} else "left"

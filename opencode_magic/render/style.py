@@ -87,8 +87,8 @@ ANSWER = f"border-left:3px solid {_LINE};padding:2px 0 2px 14px;margin:2px 0 8px
 PROSE = "font-size:14px;line-height:1.55;overflow-wrap:anywhere;margin:8px 0;"
 TAIL = "white-space:pre-wrap;"
 CODE = (
-    "background:rgba(128,128,128,.1);border-radius:6px;padding:8px 12px;margin:6px 0;"
-    "font-size:12px;overflow-x:auto;"
+    "background:rgba(128,128,128,.1);border-radius:6px;padding:8px 12px;font-size:12px;"
+    "overflow-x:auto;"
 )
 WRAPPED = f"{CODE}white-space:pre-wrap;overflow-wrap:anywhere;"
 FOLD = "margin:3px 0;"
@@ -105,27 +105,21 @@ TABLE = "border-collapse:collapse;border:none;margin:4px 0 6px 4px;font-size:13p
 TABLE_ROW = "background:none;border:none;"
 CELL = "text-align:left;padding:3px 9px;border:none;vertical-align:top;white-space:normal;"
 HEAD = CELL + "font-weight:600;opacity:.68;"
-PARAGRAPH = "margin:0 0 8px;"
-HEADING = "font-weight:600;margin:12px 0 6px 0;"
 QUOTE = f"border-left:3px solid {_LINE};margin:6px 0;padding:0 0 0 12px;opacity:.85;"
-LIST = "margin:0 0 8px;padding-left:24px;"
 RULER = f"border:none;border-top:1px solid {_LINE};margin:12px 0;"
 GRID = f"border-collapse:collapse;margin:6px 0;border:1px solid {_LINE};font-size:13px;"
 GRID_CELL = f"padding:4px 10px;border:1px solid {_LINE};text-align:"
 
 CODE_COLOURS: dict[str, str] = {
-    "keyword": "#1f6fd0",
-    "string": "#1d8a3a",
-    "comment": "#808080",
-    "number": "#b0590a",
-    "name": "#8a4fc4",
-    "good": "#1d8a3a",
-    "bad": "#cf3a3a",
+    "keyword": "#17c",
+    "string": "#183",
+    "comment": "#888",
+    "good": "#183",
+    "bad": "#c33",
 }
 """Token colours that read on both pages once they are mixed with the text's colour."""
 
 
 def code_colour(kind: str) -> str:
-    """Give the declarations of a code token's colour."""
-    plain = CODE_COLOURS[kind]
-    return f"color:{plain};color:color-mix(in srgb,{plain} 72%,currentColor);"
+    """Give the declaration of a code token's colour. Where it is not known, code is plain."""
+    return f"color:color-mix(in srgb,{CODE_COLOURS[kind]} 72%,currentColor)"

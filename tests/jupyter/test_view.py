@@ -28,6 +28,11 @@ def _so_far(text: str) -> Turn:
     return replace(STREAMING, messages=(message,), permissions=(), retry=None)
 
 
+def _only(text: str) -> Turn:
+    turn = _so_far(text)
+    return replace(turn, messages=(replace(turn.messages[0], parts=(TextPart("t", "m", text),)),))
+
+
 def _stop_timer(view: CellView) -> None:
     with view._lock:
         view._cancel_timer()
@@ -196,17 +201,32 @@ def test_empty_reasoning_is_no_news() -> None:
     assert len(screen.messages) == 1
 
 
-@pytest.mark.parametrize("rate", [400, 4_000])
-def test_small_reply_is_cheap(rate: float) -> None:
-    """A reply of 2 KB costs at most 25 updates and 30 KB."""
-    words = "The sandbox refused the connection, which is what its policy says. "
-    text = "\n\n".join([words * 5] * 7)[:2_048]
+PROSE = "\n\n".join(["The sandbox refused the connection, as its policy says. " * 6] * 7)
+MIXED = """## A section
+
+This is what a model writes, with **bold** words, `code` and a [link](https://example.com/1).
+
+- a first point
+- a second point, a little longer than the first one
+
+```python
+def section(values):
+    return [value for value in values if value]
+```
+
+"""
+
+
+@pytest.mark.parametrize("rate", [500, 1_000, 4_000])
+@pytest.mark.parametrize("text", [PROSE[:2_048], (MIXED * 20)[:2_048]], ids=["prose", "mixed"])
+def test_small_reply_is_cheap(rate: float, text: str) -> None:
+    """A reply of 2 KB costs at most 25 updates and 30 KB, whatever it holds."""
     screen, clock = Screen(), Clock()
     view = _view(screen, clock=clock)
     for end in range(0, len(text), 5):
         clock.now_s = 100 + end / rate
-        view.show(_so_far(text[:end]))
-    final = replace(TURN, messages=_so_far(text).messages)
+        view.show(_only(text[:end]))
+    final = replace(TURN, messages=_only(text).messages)
     view.show(final, is_final=True)
 
     assert len(screen.messages) <= 25
