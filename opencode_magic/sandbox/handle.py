@@ -158,8 +158,9 @@ class Sandbox:
         try:
             with as_connection_error():
                 self._parts.process.refresh()
-        except OpencodeMagicError:
-            return False
+        except OpencodeMagicError as exc:
+            # A cloud that cannot be reached for a moment may still run it.
+            return self.home == "cloud" and not self._is_gone(exc)
         return self._parts.process.returncode is None
 
     def log_tail(self, *, limit_lines: int = 40) -> tuple[str, ...]:

@@ -34,6 +34,38 @@ def to_sdk_policy(policy: NetworkPolicy) -> sdk.NetworkPolicy:
     return SdkPolicy.custom(allow=allow, subnets=subnets)
 
 
+def check_readback(policy: NetworkPolicy, readback: sdk.NetworkPolicyReadback | None) -> str:
+    """Compare a policy with what the home says is in force; empty where they agree.
+
+    The home shows no injected value: mode, hosts and header names are what can be compared.
+    """
+    if readback is None:
+        return "it shows no network policy"
+    if readback.mode != policy.mode:
+        return f"it is in mode {readback.mode!r}"
+    hosts = {entry.pattern for entry in policy.hosts}
+    more = sorted(set(readback.allowed_domains) - hosts)
+    if more:
+        return f"it also allows {more[0]!r}"
+    lacking = sorted(hosts - set(readback.allowed_domains))
+    if lacking:
+        return f"it does not allow {lacking[0]!r}"
+    wanted = {
+        (entry.pattern, name)
+        for entry in policy.hosts
+        for rule in entry.rules
+        for name in rule.headers or ()
+    }
+    injected = {
+        (rule.domain, name.lower())
+        for rule in readback.injection_rules
+        for name in rule.header_names
+    }
+    if wanted - injected:
+        return "it does not inject the key"
+    return ""
+
+
 def _rule(rule: Rule) -> sdk.NetworkPolicyRule:
     from vercel.sandbox.sync import (  # noqa: PLC0415 - the SDK takes 0.25 s
         NetworkPolicyResponse,

@@ -17,7 +17,6 @@ from opencode_magic.core.status import (
     Launched,
     LaunchStarted,
     Proved,
-    Step,
     StepDone,
     StepFailed,
     StepStarted,
@@ -32,6 +31,7 @@ from opencode_magic.sandbox.handle import Parts, Sandbox, read_log_tail
 from opencode_magic.sandbox.health import wait_healthy
 from opencode_magic.sandbox.inside import Inside
 from opencode_magic.sandbox.key_scan import KeyScan
+from opencode_magic.sandbox.labels import WORDS, steps_of
 from opencode_magic.sandbox.lease import (
     load_leases,
     new_lease,
@@ -40,7 +40,7 @@ from opencode_magic.sandbox.lease import (
     write_lease,
 )
 from opencode_magic.sandbox.names import new_name
-from opencode_magic.sandbox.policy import to_sdk_policy
+from opencode_magic.sandbox.policy import check_readback, to_sdk_policy
 from opencode_magic.sandbox.prove import Prover
 from opencode_magic.sandbox.proving import Proving
 from opencode_magic.sandbox.verdict import require
@@ -61,18 +61,6 @@ UPLOAD_PACKAGE = PACKAGES["opencode-linux-x64"]
 
 LOCAL_BINARY = "/opt/opencode/bin/opencode"
 """Where a local server's image holds the binary that the server was started with."""
-
-LABELS = {
-    "binary": f"OpenCode {VERSION}",
-    "create": "Sandbox created, locked from the start",
-    "configure": "Configured",
-    "serve": "Agent server",
-    "prove": "Prove the wall",
-}
-_ORDER = {
-    "local": ("binary", "create", "configure", "serve", "prove"),
-    "cloud": ("create", "binary", "configure", "serve", "prove"),
-}
 
 
 @dataclass(slots=True)
@@ -112,14 +100,7 @@ class Steps:
     @property
     def failed_label(self) -> str:
         """The step that runs, in words for an error."""
-        words = {
-            "binary": f"getting OpenCode {VERSION}",
-            "create": "creating the sandbox",
-            "configure": "configuring the sandbox",
-            "serve": "starting the agent server",
-            "prove": "proving the wall",
-        }
-        return words.get(self.current, "the launch")
+        return WORDS.get(self.current, "the launch")
 
     def run(self) -> Sandbox:
         """Take all steps."""
@@ -183,14 +164,13 @@ class Steps:
         connection.close()
 
     def _announce(self) -> None:
-        steps = tuple(Step(name, LABELS[name]) for name in _ORDER[self._home])
         self._emit(
             LaunchStarted(
                 at_ms=time.time_ns() // 1_000_000,
                 home=self._home,
                 home_reason=self._request.choice.reason,
                 sandbox_name=self._name,
-                steps=steps,
+                steps=steps_of(self._home),
                 model=self._model.name,
                 is_scripted=self._model.is_scripted,
                 is_key_outside=self._model.is_key_outside,
@@ -238,6 +218,10 @@ class Steps:
         if session is None:
             raise SandboxLaunchError("the home created a sandbox without a session", step="create")
         self._session = session
+        difference = check_readback(self._policy(), session.network_policy)
+        if difference:
+            message = f"the home did not put the network policy in force: {difference}"
+            raise SandboxLaunchError(message, step="create", next_step="run: %opencode_doctor")
         if connection.local is not None:
             self._feed = EgressFeed(connection.local, session.id, self._emit, self._on_lost)
             self._feed.start()
