@@ -44,8 +44,6 @@ def parse_prompt(cell: str, *, limit_bytes: int = LARGEST_PROMPT_BYTES) -> Promp
     """
     while mark := _NBVAL_LINE.match(cell):
         cell = cell[mark.end() :]
-        if not mark.end():
-            break
     text = cell.strip("\r\n")
     if not text.strip():
         raise PromptError("the prompt is empty", next_step="write it below the %%ask line")

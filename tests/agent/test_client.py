@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from opencode_magic.agent import client as client_module
 from opencode_magic.agent.client import AgentClient
 from opencode_magic.agent.turn import run_turn
 from opencode_magic.core.prompt import Prompt
@@ -51,17 +52,20 @@ def say(opencode: Running, session_id: str, text: str) -> None:
     )
 
 
-def test_messages_are_read_over_all_pages(opencode: Running) -> None:
+def test_messages_are_read_over_all_pages(
+    opencode: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More than one page, oldest first, or only those after a message."""
+    monkeypatch.setattr(client_module, "MESSAGES_LIMIT", 4)
     session_id = opencode.client.create_session("pages")
-    for number in range(27):
+    for number in range(5):
         say(opencode, session_id, str(number))
 
     messages = opencode.client.messages(session_id)
 
     texts = [message.parts for message in messages if message.role == "assistant"]
-    assert len(messages) == 54
-    assert len(texts) == 27
+    assert len(messages) == 10
+    assert len(texts) == 5
     ids = [message.message_id for message in messages]
     assert ids == sorted(ids)
     assert opencode.client.last_message_id(session_id) == ids[-1]

@@ -281,6 +281,13 @@ def test_a_later_attempt_replaces_the_one_that_broke() -> None:
     assert [part for m in spoken.messages for part in m.parts] == [again]
 
 
+def test_a_session_that_works_again_waits_no_more() -> None:
+    """The wait is shown only while it lasts."""
+    waiting = after([ActivityChanged(SESSION, "retry", Retry(1, "reset", 5))])
+
+    assert after([ActivityChanged(SESSION, "busy")], waiting) == replace(EMPTY, activity="busy")
+
+
 def test_a_partial_answer_stays_where_nothing_came_after_it() -> None:
     """The store forgets the text of an attempt that broke off; the reader has seen it."""
     broken = text(1, "Hello wor", is_final=False)

@@ -86,6 +86,11 @@ def test_fields_are_read_as_the_format_says() -> None:
     assert decoder.retry_ms == 1500
 
 
+def test_a_comment_is_no_event() -> None:
+    """A server that says only that it lives says nothing."""
+    assert events_of(b": ping\n\n", b"event: x\n\n", b"data: a\n\n") == [ServerSentEvent("a")]
+
+
 def test_malformed_ids_and_retries_change_nothing() -> None:
     """An id with a null and a retry that is no number are left out."""
     decoder = EventDecoder()
