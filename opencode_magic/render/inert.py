@@ -56,14 +56,14 @@ _reader = MarkdownIt("commonmark", {"html": False, "maxNesting": 60}).enable(
 )
 
 
-def markdown_html(text: str, *, has_colours: bool = True) -> str:
+def markdown_html(text: str, *, is_draft: bool = False) -> str:
     """Give inert HTML for Markdown from anywhere.
 
-    Never raises; text that is too large, too deep or too odd is shown as plain text. Without
-    colours code costs a third of the bytes.
+    Never raises; text that is too large, too deep or too odd is shown as plain text. A draft
+    has no colours and no links, which would be most of its bytes.
     """
     text = shorten(text, limit_chars=REPLY_LIMIT_CHARS)
-    budget = Budget() if has_colours else Budget(left_chars=0)
+    budget = None if is_draft else Budget()
     chunks = [text] if len(text) <= WHOLE_LIMIT_CHARS else split_markdown(text)
     return "".join(_chunk_html(chunk, budget) for chunk in chunks)
 
@@ -73,7 +73,7 @@ def plain_html(text: str) -> str:
     return f'<div style="{style.TAIL}">{markup_text(text)}</div>' if text else ""
 
 
-def _chunk_html(chunk: str, budget: Budget) -> str:
+def _chunk_html(chunk: str, budget: Budget | None) -> str:
     if not _is_readable(chunk):
         return plain_html(chunk)
     html = "".join(_blocks_html(_reader.parse(chunk), budget))
@@ -90,14 +90,14 @@ def _is_readable(chunk: str) -> bool:
     )
 
 
-def _blocks_html(tokens: Sequence[Token], budget: Budget) -> Iterator[str]:
+def _blocks_html(tokens: Sequence[Token], budget: Budget | None) -> Iterator[str]:
     for token in tokens:
         if token.type == "inline":
-            yield from _inline_html(token.children or [])
+            yield from _inline_html(token.children or [], is_draft=budget is None)
         elif token.type in {"fence", "code_block"}:
             words = token.info.split()
             language = words[0] if words else ""
-            code = code_html(token.content.rstrip("\n"), language, budget)
+            code = code_html(token.content.rstrip("\n"), language, budget or Budget(left_chars=0))
             yield f'<pre style="{style.CODE}">{code}</pre>'
         elif token.type == "hr":
             yield f'<hr style="{style.RULER}">'
@@ -127,7 +127,7 @@ def _tag_html(token: Token) -> str:
     return f'<{tag} style="{declarations}">' if declarations else f"<{tag}>"
 
 
-def _inline_html(tokens: Sequence[Token]) -> Iterator[str]:
+def _inline_html(tokens: Sequence[Token], *, is_draft: bool) -> Iterator[str]:
     ends: list[str] = []
     for index, token in enumerate(tokens):
         match token.type:
@@ -140,7 +140,8 @@ def _inline_html(tokens: Sequence[Token]) -> Iterator[str]:
             case "image":
                 yield _image_html(token)
             case "link_open":
-                opening, end = _link_html(token, _label(tokens[index + 1 :]))
+                label = _label(tokens[index + 1 :])
+                opening, end = _link_html(token, label, is_draft=is_draft)
                 ends.append(end)
                 yield opening
             case "link_close":
@@ -156,17 +157,20 @@ def _label(tokens: Sequence[Token]) -> str:
     return "".join(token.content for token in inner)
 
 
-def _link_html(token: Token, label: str) -> tuple[str, str]:
+def _link_html(token: Token, label: str, *, is_draft: bool) -> tuple[str, str]:
     url = str(token.attrs.get("href", ""))
     link = parse_link(url)
     if link is None:
         address = "" if label == url else f" ({visible_line(url, limit_chars=120)})"
         return "<span>", f"</span>{_muted(address)}"
+    is_named = label in {url, link.host} or url == f"mailto:{label}"
+    hint = "" if is_named else _muted(f" ({link.host})")
+    if is_draft:
+        return "", hint
     opening = (
         f'<a href="{attribute_text(link.url)}" target="_blank" rel="noopener noreferrer nofollow">'
     )
-    is_named = label in {url, link.host} or url == f"mailto:{label}"
-    return opening, "</a>" if is_named else f"</a>{_muted(f' ({link.host})')}"
+    return opening, f"</a>{hint}"
 
 
 def _image_html(token: Token) -> str:

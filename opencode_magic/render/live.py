@@ -24,7 +24,7 @@ class LiveMarkdown:
 
     What stands before the last safe cut is rendered once; only the tail is written anew each time,
     as plain text. A part whose text is replaced is rendered from its beginning. Code gets its
-    colours with the last frame, which is rendered as a whole: they would double every frame.
+    colours and links become links with the last frame, which is rendered as a whole.
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,6 @@ class LiveMarkdown:
         cuts = growing.splitter.feed(prose.text)
         if cuts:
             finished = prose.text[start : cuts[-1]]
-            growing.done_html.append(markdown_html(finished, has_colours=False))
+            growing.done_html.append(markdown_html(finished, is_draft=True))
             growing.done_text = prose.text[: cuts[-1]]
         return "".join(growing.done_html) + plain_html(prose.text[len(growing.done_text) :])

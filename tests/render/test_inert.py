@@ -85,6 +85,13 @@ def test_link(text: str, label: str, after: str) -> None:
     )
 
 
+def test_draft() -> None:
+    """A draft has no colours and no links, and names the hosts all the same."""
+    html = markdown_html("[a](https://example.com)\n\n```python\nimport os\n```", is_draft=True)
+
+    assert STYLE.sub("", html) == "<p>a<span> (example.com)</span></p><pre>import os</pre>"
+
+
 def test_table_sides() -> None:
     """A column keeps the side that it was given."""
     html = markdown_html("|a|b|c|\n|:-|:-:|-:|\n")

@@ -24,7 +24,7 @@ def test_grows() -> None:
         html = live.html(Prose(text[:end], "p"))
 
     assert html == LiveMarkdown().html(Prose(text, "p"))
-    assert html == markdown_html(text[:-4], has_colours=False) + plain_html("end\n")
+    assert html == markdown_html(text[:-4], is_draft=True) + plain_html("end\n")
 
 
 def test_parts_grow_apart() -> None:
