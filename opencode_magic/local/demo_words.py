@@ -106,6 +106,11 @@ def _told(result: ToolResult) -> str:
 
 def _told_fetch(result: ToolResult) -> str:
     url = result.arguments.get("url", "")
+    if answered := _ANSWERED.search(result.output[:400]):
+        return (
+            f"**I did not get {url}.** What answered there said {answered.group(1)}: the host "
+            "itself, or the sandbox's wall. The receipt below says which."
+        )
     if result.is_error or looks_refused(result.output):
         reason = " ".join(result.output.split())[:300].replace("`", "'")
         return (
@@ -120,10 +125,11 @@ def looks_refused(output: str) -> bool:
     return bool(_FAILED_FETCH.search(output[:400]))
 
 
+_ANSWERED = re.compile(r"(?:status code[: (]+)([1345]\d\d)\b", re.IGNORECASE)
 _FAILED_FETCH = re.compile(
     r"unable to connect|connection ?refused|econn|enotfound|typo in the url|transport error"
     r"|request failed|failed to (?:fetch|connect)|fetch failed|socket (?:hang|connection)"
-    r"|status code: [45]\d\d|unable to verify|certificate|timed out|was closed unexpectedly",
+    r"|unable to verify|certificate|timed out|was closed unexpectedly",
     re.IGNORECASE,
 )
 

@@ -317,6 +317,16 @@ def test_a_tool_never_goes_back() -> None:
     assert conversation.messages[0].parts == (done,)
 
 
+def test_an_announcement_after_the_end_is_old() -> None:
+    """The whole text stays."""
+    whole = text(1, "Hello.")
+    empty = replace(whole, text="", is_final=False)
+
+    conversation = after([PartUpdated(SESSION, whole), PartUpdated(SESSION, empty)])
+
+    assert conversation.messages[0].parts == (whole,)
+
+
 def test_parts_of_other_kinds_that_the_store_lacks_stay() -> None:
     """A patch is announced after its message is over."""
     patch = OtherPart("prt_09", "msg_01", "patch")

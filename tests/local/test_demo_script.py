@@ -89,9 +89,23 @@ def test_a_fetch_is_reported_as_it_went(fetched: ToolResult, words: str) -> None
 @pytest.mark.parametrize(
     "output",
     [
+        "Request failed with status code: 403",
+        "StatusCode: non 2xx status code (403 GET https://a.example/)",
+    ],
+)
+def test_a_status_is_not_taken_for_the_wall(output: str) -> None:
+    """The host may have said it: who did is on the receipt."""
+    fetched = result("webfetch", output, url="https://a.example/")
+
+    text = answer(Asked("fetch https://a.example/", (fetched,))).text
+    assert "I did not get https://a.example/.** What answered there said 403" in text
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
         "Transport error (GET https://x/)",
         "Unable to connect. Is the computer able to access the url?",
-        "Request failed with status code: 403",
         "connect ECONNREFUSED",
     ],
 )
