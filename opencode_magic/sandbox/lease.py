@@ -81,7 +81,7 @@ def write_lease(settings: Settings, lease: LeaseFile) -> None:
         path = Path(file.name)  # mkstemp makes it 0600
         try:
             json.dump(asdict(lease), file)
-            file.flush()
+            file.close()  # Windows renames no open file
             path.replace(folder / f"{lease.name}.json")
         finally:
             path.unlink(missing_ok=True)

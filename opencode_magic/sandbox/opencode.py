@@ -120,7 +120,7 @@ def install_tarball(cache_dir: Path, package: PlatformPackage, source: Path) -> 
         with _temporary_file(folder) as (temporary, path):
             with source.open("rb") as original:
                 shutil.copyfileobj(original, temporary, _CHUNK_BYTES)
-            temporary.flush()
+            temporary.close()  # Windows renames no open file
             path.replace(folder / tarball_name(package))
         _unpack(folder / tarball_name(package), folder, package)
     return folder / "opencode"
@@ -218,6 +218,7 @@ def _unpack(tarball: Path, folder: Path, package: PlatformPackage) -> None:
             target.write(chunk)
         target.flush()
         os.fsync(target.fileno())
+        target.close()
         path.chmod(0o755)
         path.replace(folder / "opencode")
     _write_note(folder, package, hashed.hexdigest())
@@ -233,7 +234,7 @@ def _write_note(folder: Path, package: PlatformPackage, sha256: str) -> None:
     }
     with _temporary_file(folder) as (target, path):
         target.write(json.dumps(noted).encode("ascii"))
-        target.flush()
+        target.close()
         path.replace(folder / "verified.json")
 
 

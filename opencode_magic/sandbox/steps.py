@@ -126,7 +126,7 @@ class Steps:
             if warning:
                 self._emit(Warned(warning))
             refused = sum(probe.must == "refused" for probe in proof.probes)
-            note.detail = f"{refused} probes refused"
+            note.detail = f"{refused} probes refused in {proof.duration_s:.1f} s, meanwhile"
         return self._finish(place, url, version, proof)
 
     def fail(self, exc: BaseException) -> tuple[str, ...]:

@@ -117,7 +117,7 @@ def _fetch(session: SyncSandboxRuntimeSession, packed: str, state_dir: Path, nam
                 if left < 0:
                     raise _too_much()
                 file.write(chunk)
-            file.flush()
+            file.close()  # Windows renames no open file
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -49,6 +49,24 @@ sys.stdin.read()
 """
 
 
+INTERRUPTED = """
+from opencode_magic.core.providers import demo_choice
+from opencode_magic.sandbox.launch import LaunchRequest, launch
+from opencode_magic.settings import load_settings
+from tests.sandbox.homes import LOCAL, ScriptServer
+
+def emit(event):
+    if type(event).__name__ == "StepStarted":
+        print(event.name, flush=True)
+
+request = LaunchRequest(settings=load_settings(), choice=LOCAL, model=demo_choice(""))
+try:
+    launch(request, ScriptServer("sleep 600"), emit)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
 @pytest.fixture
 def local() -> Iterator[LaunchRequest]:
     """The local home."""
@@ -155,6 +173,32 @@ def test_two_kernels_at_once_have_a_sandbox_each(local: LaunchRequest) -> None:
     assert "" not in names
     assert (len(names), count) == (2, 2)
     assert sandbox_count(local.settings) == 0
+
+
+@needs_linux
+@pytest.mark.usefixtures("opencode_binary")
+def test_interrupt_of_the_whole_process_group_ends_the_launch_alone(local: LaunchRequest) -> None:
+    """Jupyter's Interrupt meets the kernel's group: the launch is undone, the server lives on."""
+    kernel = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+    )
+    assert kernel.stdout is not None
+    steps = []
+    for line in kernel.stdout:
+        steps.append(line.strip())
+        if steps[-1] == "serve":
+            time.sleep(0.3)
+            os.killpg(kernel.pid, signal.SIGINT)
+            break
+    rest, _ = kernel.communicate(timeout=30)
+
+    assert rest.split() == ["interrupted"]
+    assert sandbox_count(local.settings) == 0
+    assert list(load_leases(local.settings)) == []
 
 
 @needs_linux
