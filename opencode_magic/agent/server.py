@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 HEALTH_TIMEOUT_S = 0.5
 """A connection that OpenCode accepts while it boots is never answered: a try must be short."""
+FAR_HEALTH_TIMEOUT_S = 3.0
+"""The same for a server that is not on this machine: a new connection takes several round trips."""
 
 
 def new_password() -> str:
@@ -51,7 +53,6 @@ class OpenCodeServer:
         # No connection is kept: one that was accepted too early would never be answered.
         self._http = httpx.Client(
             trust_env=False,
-            timeout=HEALTH_TIMEOUT_S,
             auth=(USERNAME, password),
             limits=httpx.Limits(max_keepalive_connections=0),
         )
@@ -90,10 +91,8 @@ class OpenCodeServer:
             AgentConnectionError: Something else answers there, or OpenCode 2.
         """
         try:
-            response = self._http.get(f"{url}/global/health")
+            response = self._get(f"{url}/global/health")
         except httpx.TransportError:
-            return None
-        if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
             return None
         if response.status_code == httpx.codes.UNAUTHORIZED:
             raise AgentConnectionError(
@@ -102,7 +101,8 @@ class OpenCodeServer:
             )
         version = _version(response)
         if version is None:
-            raise self._another(url)
+            self._look_again(url, is_answered=response.is_success)
+            return None
         if not version.startswith("1."):
             raise _unsupported(version)
         return version
@@ -111,20 +111,28 @@ class OpenCodeServer:
         """Let go of what the health polls used."""
         self._http.close()
 
-    def _another(self, url: str) -> AgentConnectionError:
-        """Say what answers: OpenCode 2 has other routes."""
+    def _get(self, url: str) -> httpx.Response:
+        is_near = httpx.URL(url).host in {"127.0.0.1", "localhost", "::1"}
+        return self._http.get(url, timeout=HEALTH_TIMEOUT_S if is_near else FAR_HEALTH_TIMEOUT_S)
+
+    def _look_again(self, url: str, *, is_answered: bool) -> None:
+        """See what answers without health: OpenCode 2, another server, or an edge that waits too.
+
+        Raises:
+            AgentConnectionError: It is one of the first two.
+        """
         try:
-            info = self._http.get(f"{url}/api/info")
+            info = self._get(f"{url}/api/info")
         except httpx.TransportError:
-            info = None
-        if info is not None and info.is_success:
-            version = _version(info)
-            if version is not None:
-                return _unsupported(version)
-        return AgentConnectionError(
-            f"what answers at {url} is not OpenCode",
-            next_step="end what uses that port, then launch again",
-        )
+            return
+        version = _version(info) if info.is_success else None
+        if version is not None:
+            raise _unsupported(version)
+        if is_answered:
+            raise AgentConnectionError(
+                f"what answers at {url} is not OpenCode",
+                next_step="end what uses that port, then launch again",
+            )
 
 
 def _version(response: httpx.Response) -> str | None:

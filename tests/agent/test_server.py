@@ -173,7 +173,6 @@ def answering(paths: Mapping[str, str]) -> Iterator[str]:
         ({"/global/health": '{"version": "2.1.0"}'}, "OpenCode 2.1.0 is another server"),
         ({"/global/health": '{"ok": true}'}, "is not OpenCode"),
         ({"/global/health": "not json"}, "is not OpenCode"),
-        ({}, "is not OpenCode"),
     ],
 )
 def test_another_server_is_refused_with_one_line(paths: Mapping[str, str], line: str) -> None:
@@ -182,6 +181,14 @@ def test_another_server_is_refused_with_one_line(paths: Mapping[str, str], line:
 
     with answering(paths) as url, pytest.raises(AgentConnectionError, match=line):
         server.poll_health(url)
+
+
+def test_an_edge_that_has_no_server_yet_is_waited_for() -> None:
+    """Before the port listens inside, what stands in front of it answers 404."""
+    server = OpenCodeServer(choice_for("http://unused.example"), "pw")
+
+    with answering({}) as url:
+        assert server.poll_health(url) is None
 
 
 PROTOCOLS = [
