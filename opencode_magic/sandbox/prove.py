@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opencode_magic.core.policy import Request, decide
 from opencode_magic.core.proof import Probe, Proof
 from opencode_magic.errors import SandboxConnectionError
 from opencode_magic.sandbox.faults import as_connection_error
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from vercel.sandbox.sync import SyncSandboxRuntimeSession
 
     from opencode_magic.core.egress import EgressRecord
+    from opencode_magic.core.policy import NetworkPolicy
     from opencode_magic.core.proof import Seen
     from opencode_magic.sandbox.key_scan import KeyScan
     from opencode_magic.sandbox.local_api import LocalApi
 
-BLOCKED_NAME = "example.com"
+BLOCKED_NAMES = ("example.com", "example.org", "example.net")
 BLOCKED_ADDRESS = "192.0.2.1"
 """TEST-NET-1: nothing answers there, whatever the network."""
 
@@ -46,9 +48,17 @@ _GATEWAY_STATUSES = {502, 504}
 class ProofTarget:
     """The host that must be refused, and where the kernel finds it (cloud home's evidence)."""
 
-    name: str = BLOCKED_NAME
+    name: str = BLOCKED_NAMES[0]
     kernel_address: tuple[str, int] | None = None
     """Where the name leads from here; None resolves it."""
+
+
+def choose_target(policy: NetworkPolicy, target: ProofTarget) -> ProofTarget:
+    """Give a host that the policy must refuse: the usual one, unless the user allowed it."""
+    if target != ProofTarget():
+        return target
+    refused = (name for name in BLOCKED_NAMES if not decide(policy, Request(name)).is_allowed)
+    return ProofTarget(next(refused, BLOCKED_NAMES[0]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ from opencode_magic.sandbox.lease import (
 )
 from opencode_magic.sandbox.names import new_name
 from opencode_magic.sandbox.policy import check_readback, to_sdk_policy
-from opencode_magic.sandbox.prove import Prover
+from opencode_magic.sandbox.prove import Prover, choose_target
 from opencode_magic.sandbox.proving import Proving
 from opencode_magic.sandbox.verdict import require
 
@@ -334,7 +334,7 @@ class Steps:
             key_scan=KeyScan.of(self._model.header_value),
             folders=(place.home, "/tmp", "/run", "/etc"),  # noqa: S108 - inside the sandbox
             skip=f"{own}/bin/opencode",
-            target=self._request.target,
+            target=choose_target(self._policy(), self._request.target),
         )
 
     def _finish(self, place: Place, url: str, version: str, proof: Proof) -> Sandbox:

@@ -32,6 +32,7 @@ from opencode_magic.errors import (
 from opencode_magic.sandbox.connect import find_server
 from opencode_magic.sandbox.launch import launch
 from opencode_magic.sandbox.local_api import LocalApi
+from opencode_magic.sandbox.prove import ProofTarget
 from tests.sandbox.canary import Canary
 from tests.sandbox.homes import (
     GATEWAY,
@@ -204,13 +205,27 @@ def test_open_wall_fails_the_launch(local_keyed: LaunchRequest) -> None:
 
     with pytest.raises(ProofFailedError, match=r"the wall does not hold: example\.com by name"):
         launch(
-            replace(local_keyed, hosts=("example.com",), allow_unproven=True),
+            replace(
+                local_keyed,
+                hosts=("example.com",),
+                allow_unproven=True,
+                target=ProofTarget("example.com", ("127.0.0.1", 9)),
+            ),
             quick_server(),
             events,
         )
 
     assert status_of(events).phase == "failed"
     assert not live_sandboxes(local_keyed)
+
+
+def test_host_that_the_user_allowed_is_not_the_proofs(local_keyed: LaunchRequest) -> None:
+    """Where the usual blocked host is allowed the proof asks for another one."""
+    sandbox = launch(replace(local_keyed, hosts=("example.com",)), quick_server(), Events())
+    sandbox.terminate()
+
+    assert sandbox.proof.verdict == "proven"
+    assert "example.org by name" in [probe.asked for probe in sandbox.proof.probes]
 
 
 def test_unreachable_model_fails_the_launch(local_keyed: LaunchRequest) -> None:
