@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ class Panels:
         self._shell = shell
         self._session = session
         self._panel: Panel | None = None
+        self._lock = threading.RLock()  # events come from more than one thread
         self._unsubscribe = session.subscribe(self._follow)
 
     def show(self) -> None:
@@ -44,14 +46,16 @@ class Panels:
     def close(self) -> None:
         """Follow the session no more."""
         self._unsubscribe()
-        if self._panel is not None:
-            self._panel.retire()
+        with self._lock:
+            if self._panel is not None:
+                self._panel.retire()
             self._panel = None
 
     def _follow(self, status: Status) -> None:
         """Show what changed. A terminal is only shown what a cell asks for."""
-        if self._panel is not None and self._panel.way == "frames":
-            self._panel.show(status)
+        with self._lock:
+            if self._panel is not None and self._panel.way == "frames":
+                self._panel.show(status)
 
     def _renew(self) -> Panel:
         from opencode_magic.jupyter.panel import (  # noqa: PLC0415 - loads the renderers
@@ -59,8 +63,6 @@ class Panels:
             PanelActions,
         )
 
-        if self._panel is not None:
-            self._panel.retire()
         session = self._session
         actions = PanelActions(
             prove=session.prove,
@@ -68,5 +70,8 @@ class Panels:
             stop=session.stop_turn,
             down=session.down,
         )
-        self._panel = Panel(self._shell, actions)
-        return self._panel
+        with self._lock:
+            if self._panel is not None:
+                self._panel.retire()
+            self._panel = Panel(self._shell, actions)
+            return self._panel

@@ -151,6 +151,7 @@ def test_an_interrupted_launch(kernel: Kernel) -> None:
     launched = kernel.run("%opencode_up", watch=when("Launching", kernel.interrupt))
 
     assert launched.error_name == "KeyboardInterrupt"
+    assert launched.error == "Interrupted: nothing was left running."
     assert "Failed" in launched.text
     wait_until(lambda: not leftovers(kernel.base), "nothing of the launch is left")
     assert "Locked" in kernel.run("%opencode_up").text

@@ -155,6 +155,30 @@ def test_an_interrupt(session: Session) -> None:
     assert ask(session, "say Still here.").text == "Still here."
 
 
+class StoppingView(RecordingView):
+    """Has the turn stopped, as the panel's button does, once text has come."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+
+    def show(self, turn: Turn, *, is_final: bool = False) -> None:
+        """Keep the frame, then stop the turn."""
+        super().show(turn, is_final=is_final)
+        if turn.text:
+            self._session.stop_turn()
+
+
+def test_stopping_from_the_panel(session: Session) -> None:
+    """A turn that is stopped by the button ends with a reply, and the next one runs."""
+    reply = ask_agent(session, Asking(text=script("slow 200 50ms")), view=StoppingView(session))
+    session.stop_turn()
+
+    assert reply.state == "stopped"
+    assert reply.text
+    assert ask(session, "say Next.").text == "Next."
+
+
 def test_one_turn_at_a_time(session: Session) -> None:
     """A second ask while a turn runs is refused in one line."""
     with session.turn_lock, pytest.raises(SessionBusyError):

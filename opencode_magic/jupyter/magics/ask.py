@@ -8,6 +8,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
+from opencode_magic.jupyter.interrupts import interrupt_in_one_line
 from opencode_magic.jupyter.magics.arguments import parse, variable_name
 from opencode_magic.jupyter.replies import Replies
 
@@ -73,4 +74,5 @@ class AskMagics(Magics):
         if not cell.strip():
             msg = "%%ask has no text: write the prompt below it (%%ask? lists the flags)"
             raise UsageError(msg)
-        return self.replies.run(self.session, cell, given)
+        with interrupt_in_one_line("the turn is stopped, and what had come is kept."):
+            return self.replies.run(self.session, cell, given)

@@ -9,6 +9,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets import Unicode
 
 from opencode_magic.jupyter import cards
+from opencode_magic.jupyter.interrupts import interrupt_in_one_line
 from opencode_magic.jupyter.magics.arguments import parse, up_arguments
 from opencode_magic.jupyter.panels import Panels
 from opencode_magic.session import api
@@ -62,7 +63,7 @@ class OpencodeMagics(Magics):
             return
         if notice := api.billing_notice(settings):
             print(notice)  # noqa: T201 - what costs money is said before it starts
-        with self.panels.filling():
+        with self.panels.filling(), interrupt_in_one_line("nothing was left running."):
             self.session.up(settings, allow_unproven=given.unproven)
 
     @no_var_expand
