@@ -98,7 +98,10 @@ class Kernel:
     """One kernel process of some Python."""
 
     def __init__(self, python: str, base: Path) -> None:
-        path, _ = write_connection_file(str(base / "kernel.json"), transport="tcp")
+        # Sockets in a folder of our own: a free TCP port may be taken before the kernel binds it.
+        path, _ = write_connection_file(
+            str(base / "kernel.json"), transport="ipc", ip=str(base / "k")
+        )
         env = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         env |= {"HOME": str(base), "IPYTHONDIR": str(base)}
         self.process = subprocess.Popen(
