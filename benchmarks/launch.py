@@ -150,10 +150,11 @@ def main() -> int:
     print_table(("launch", "median", "range", "runs"), rows)
     print(f"steps of the last launch with the server up: {bench.steps}")
     keep("launch", figures)
-    limit_s = GOAL_RATIO * statistics.median(figures[OUTSIDE]) + GOAL_PLUS_S
-    median_s = statistics.median(figures[UP])
-    text = f"{median_s:.2f} s, at most {GOAL_RATIO} x outside + {GOAL_PLUS_S} s = {limit_s:.2f} s"
-    return 0 if goal(text, is_met=median_s <= limit_s) else 1
+    # Round by round: on a busy machine the medians of two rows come from different moments.
+    over = [up - GOAL_RATIO * bare for up, bare in zip(figures[UP], figures[OUTSIDE], strict=True)]
+    over_s = statistics.median(over)
+    text = f"{over_s:+.2f} s beyond {GOAL_RATIO} x outside, round by round; at most {GOAL_PLUS_S} s"
+    return 0 if goal(text, is_met=over_s <= GOAL_PLUS_S) else 1
 
 
 if __name__ == "__main__":
