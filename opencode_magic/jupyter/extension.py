@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, cast
 from opencode_magic.jupyter.magics.ask import AskMagics
 from opencode_magic.jupyter.magics.sandbox import OpencodeMagics
 from opencode_magic.session import api
-from opencode_magic.session.session import Session
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -15,13 +14,15 @@ if TYPE_CHECKING:
 
 
 def load(shell: InteractiveShell) -> None:
-    """Register the magics with one session of their own; a second time does nothing."""
+    """Register the magics with one session; a second time does nothing.
+
+    A sandbox that the Python functions launched before is theirs from now on.
+    """
     if OpencodeMagics.__name__ in shell.magics_manager.registry:
         return
-    session = Session()
+    session = api.session()
     magics = (OpencodeMagics(shell, session), AskMagics(shell, session))
     shell.register_magics(*magics)
-    api.use(session)
 
 
 def unload(shell: InteractiveShell) -> None:

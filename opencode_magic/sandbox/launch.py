@@ -114,9 +114,10 @@ def check_request(request: LaunchRequest) -> None:
             next_step="put AI_GATEWAY_API_KEY=... into .env.local beside the notebook, or use "
             "%opencode_up --home local",
         )
-    if request.model.forward_url:
+    mapped = [request.model.host] if request.model.forward_url else [*request.settings.mappings]
+    if mapped:
         raise HomeUnavailableError(
-            f"{request.model.host} is mapped to this machine, where the cloud home cannot reach it",
+            f"{mapped[0]} is mapped to this machine, where the cloud home cannot reach it",
             next_step="use %opencode_up --home local, or a model with a public address",
         )
 

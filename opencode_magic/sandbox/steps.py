@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from opencode_magic.core.opencode import PACKAGES, PORT, VERSION, Place
-from opencode_magic.core.policy import HostRules, NetworkPolicy
+from opencode_magic.core.policy import HostRules, NetworkPolicy, Rule
 from opencode_magic.core.policy_wire import parse_pattern
 from opencode_magic.core.status import (
     Launched,
@@ -191,9 +191,13 @@ class Steps:
 
     def _policy(self) -> NetworkPolicy:
         policy = self._model.policy()
+        wanted = {
+            parse_pattern(host): HostRules(parse_pattern(host)) for host in self._request.hosts
+        }
+        for name, url in self._settings.mappings.items():
+            wanted[parse_pattern(name)] = HostRules(parse_pattern(name), (Rule(forward_url=url),))
         known = {entry.pattern for entry in policy.hosts}
-        extra = [parse_pattern(host) for host in self._request.hosts]
-        more = tuple(HostRules(pattern) for pattern in dict.fromkeys(extra) if pattern not in known)
+        more = tuple(entry for pattern, entry in wanted.items() if pattern not in known)
         return replace(policy, hosts=(*policy.hosts, *more))
 
     def _create(self, binary: Path | None) -> SyncSandbox:

@@ -36,7 +36,8 @@ def run_checks(settings: Settings, status: Status) -> tuple[Check, ...]:
     checks: list[Check] = [_python()]
     if sys.platform == "linux":
         checks += _programs()
-    checks += [_local_home(), _cloud_home(settings), _chosen_home(settings)]
+    checks += [_local_home(), _local_server(settings), _cloud_home(settings)]
+    checks.append(_chosen_home(settings))
     checks += [_binary(settings), _model(settings)]
     checks += _folders(settings)
     checks += _upstreams(settings)
@@ -80,6 +81,15 @@ def _local_home() -> Check:
             f"{profile}"
         )
     return Check("Local home", "blocked", probe.reason, next_step)
+
+
+def _local_server(settings: Settings) -> Check:
+    from opencode_magic.sandbox.connect import find_server  # noqa: PLC0415 - as above
+
+    server = find_server(settings)
+    if server is None:
+        return Check("Local server", "ok", "not running; a launch starts it, and it ends when idle")
+    return Check("Local server", "ok", f"version {server.version}, process {server.pid}")
 
 
 def _cloud_home(settings: Settings) -> Check:

@@ -258,4 +258,6 @@ def _why_not(status: Status) -> str:
 
 
 def _is_model(asked: str, has: str) -> bool:
-    return not asked or asked == has or asked == has.partition("/")[0]
+    """Whether the model asked for is the one in use; asked for by provider, name or both."""
+    provider, _, name = has.partition("/")
+    return asked in {"", has, provider, name}

@@ -5,14 +5,20 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
 from opencode_magic.session.ask import Asking, SilentView, ask_agent
+from opencode_magic.session.session import Session
+from opencode_magic.settings import load_settings
+from tests.sandbox.homes import stop_local_server
+from tests.scripted import script, scripted_model
 from tests.session.rounds import GATEWAY, KEY, MODEL, Round, cloud_round, local_round
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from opencode_magic.session.reply import Reply
 
@@ -112,3 +118,33 @@ def test_wrong_key_fails_the_turn_in_one_line(local: Round) -> None:
     assert reply.state == "failed"
     assert "another-key" not in reply.turn.error
     assert "\n" not in reply.turn.error
+
+
+def test_a_mapped_model_server(isolated: Path) -> None:
+    """A model server on the user's machine is reached by its mapped name, and by nothing else."""
+    with scripted_model() as model:
+        url = f"http://127.0.0.1:{urlsplit(model.url).port}"
+        settings = load_settings(
+            {
+                "home": "local",
+                "base_url": "https://llm.internal/v1",
+                "model": "scripted",
+                "mappings": {"llm.internal": url, "data.internal": url},
+            }
+        )
+        session = Session()
+        try:
+            status = session.up(settings)
+            again = session.up(settings)
+            made = Round(settings, session, model, None)  # type: ignore[arg-type]  # needs no canary
+            text = script("bash 'curl -s -o /dev/null -w %{http_code} {}'", "results")
+            reply = ask(made, text.replace("{}", "https://data.internal/v1/models"))
+        finally:
+            session.down()
+            stop_local_server(settings)
+
+    assert status.model == "compatible/scripted"
+    assert status.allowed_hosts == ("llm.internal", "data.internal")
+    assert again.sandbox_name == status.sandbox_name
+    assert reply.state == "done"
+    assert "200" in reply.tools[0].output
