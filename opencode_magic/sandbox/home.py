@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import platform
 import shutil
 import subprocess
@@ -75,9 +74,20 @@ def choose_home(settings: Settings) -> HomeChoice:
     return HomeChoice("cloud", f"{probe.reason}; runs on Vercel, which bills")
 
 
-@functools.cache
 def probe_local() -> LocalProbe:
-    """Try what the local home needs, once in the life of this process."""
+    """Try what the local home needs. That it works is remembered; that it does not may change."""
+    if not _WORKING:
+        probe = _probe()
+        if not probe.is_ok:
+            return probe
+        _WORKING.append(probe)
+    return _WORKING[0]
+
+
+_WORKING: list[LocalProbe] = []
+
+
+def _probe() -> LocalProbe:
     if sys.platform != "linux":
         return LocalProbe(
             is_ok=False,

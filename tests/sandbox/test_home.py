@@ -28,9 +28,9 @@ FORBIDDEN = LocalProbe(
 @pytest.fixture(autouse=True)
 def fresh_probe() -> Iterator[None]:
     """The machine is probed anew in each test."""
-    probe_local.cache_clear()
+    home._WORKING.clear()
     yield
-    probe_local.cache_clear()
+    home._WORKING.clear()
 
 
 @pytest.fixture
@@ -119,6 +119,22 @@ def test_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_
         next_step="install it (apt-get install bubblewrap), or use the cloud home: "
         "%opencode_up --home cloud",
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the local home needs Linux")
+def test_program_that_was_installed_meanwhile_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After a refusal the machine is probed again: no kernel needs a restart."""
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        before = probe_local()
+    for name in ("bwrap", "rg", "git"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    assert (before.is_ok, probe_local().is_ok) == (False, True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the local home needs Linux")
