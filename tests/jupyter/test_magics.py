@@ -284,6 +284,15 @@ def test_a_reply_without_the_extension(shell: InteractiveShell) -> None:
     assert "Hello." in data["text/plain"]
 
 
+def test_a_sandbox_launched_before_loading(shell: InteractiveShell) -> None:
+    """A sandbox that the Python functions launched is the magics' own once they are loaded."""
+    before = api.session()
+
+    shell.run_line_magic("load_ext", "opencode_magic")
+
+    assert magics(shell).session is before
+
+
 def test_the_functions_use_the_notebooks_session(loaded: InteractiveShell) -> None:
     """With the extension loaded the Python functions act on its session, and let go of it."""
     session = magics(loaded).session
