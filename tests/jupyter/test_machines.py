@@ -16,7 +16,6 @@ from opencode_magic.sandbox import home, npm
 from tests.jupyter.kernels import server_pid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from IPython.core.interactiveshell import InteractiveShell
@@ -27,11 +26,9 @@ PROGRAMS = ("bwrap", "rg", "git", "npm", "node", "tail", "sh", "env", "true")
 
 
 @pytest.fixture(autouse=True)
-def fresh_probe() -> Iterator[None]:
-    """Forget what was found out about this machine, before and after."""
-    home.probe_local.cache_clear()
-    yield
-    home.probe_local.cache_clear()
+def fresh_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what was found out about this machine."""
+    monkeypatch.setattr(home, "_WORKING", [])
 
 
 @pytest.fixture

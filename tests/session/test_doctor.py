@@ -13,8 +13,6 @@ from opencode_magic.session import doctor
 from opencode_magic.session.doctor import run_checks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from opencode_magic.core.checks import Check
     from opencode_magic.settings import Settings
 
@@ -22,12 +20,9 @@ KEY = "sk-planted-0123456789"
 
 
 @pytest.fixture(autouse=True)
-def fresh_probe() -> Iterator[None]:
-    """Forget what was found out about this machine, before and after."""
-    probe = home.probe_local
-    probe.cache_clear()
-    yield
-    probe.cache_clear()
+def fresh_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what was found out about this machine."""
+    monkeypatch.setattr(home, "_WORKING", [])
 
 
 def look(settings: Settings, status: Status | None = None) -> dict[str, Check]:
