@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import platform
 import shutil
 import subprocess
@@ -63,8 +62,6 @@ def choose_home(settings: Settings) -> HomeChoice:
     if probe.is_ok:
         named = "as named; " if settings.home == "local" else ""
         return HomeChoice("local", f"{named}{probe.reason}")
-    # What was missing may be installed meanwhile, without a restart of the kernel.
-    probe_local.cache_clear()
     if settings.home == "local":
         raise HomeUnavailableError(probe.reason, next_step=probe.next_step)
     try:
@@ -77,10 +74,17 @@ def choose_home(settings: Settings) -> HomeChoice:
     return HomeChoice("cloud", f"{probe.reason}; runs on Vercel, which bills")
 
 
-@functools.cache
 def probe_local() -> LocalProbe:
-    """Try what the local home needs; ``choose_home`` has a refusal tried again the next time."""
-    return _probe()
+    """Try what the local home needs. That it works is remembered; that it does not may change."""
+    if not _WORKING:
+        probe = _probe()
+        if not probe.is_ok:
+            return probe
+        _WORKING.append(probe)
+    return _WORKING[0]
+
+
+_WORKING: list[LocalProbe] = []
 
 
 def _probe() -> LocalProbe:
