@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform as platform_module
 import shutil
@@ -28,7 +29,7 @@ PROGRAMS = ("bwrap", "rg", "git", "npm", "node", "tail", "sh", "env", "true")
 @pytest.fixture(autouse=True)
 def fresh_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what was found out about this machine."""
-    monkeypatch.setattr(home, "_WORKING", [])
+    monkeypatch.setattr(home, "probe_local", functools.cache(home._probe))
 
 
 @pytest.fixture

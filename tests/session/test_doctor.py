@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ KEY = "sk-planted-0123456789"
 @pytest.fixture(autouse=True)
 def fresh_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what was found out about this machine."""
-    monkeypatch.setattr(home, "_WORKING", [])
+    monkeypatch.setattr(home, "probe_local", functools.cache(home._probe))
 
 
 def look(settings: Settings, status: Status | None = None) -> dict[str, Check]:
