@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from opencode_magic.errors import OpencodeMagicError
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from opencode_magic.render.shapes import Block
 
 RUNNING = frozenset({"locked", "unproven"})
+VIEW = "application/vnd.jupyter.widget-view+json"
 FILL_EVERY_S = 0.25
-"""The widget changes at most so often, however many attempts the firewall counts."""
+"""The card changes at most so often, however many attempts the firewall counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,12 @@ class PanelActions:
 
 
 class Panel:
-    """Shows one sandbox in one output.
+    """Shows one sandbox: a card in one output, its buttons in another below it.
 
-    What is saved in a notebook is what was published last, so the panel is published again under
-    its display id at each settled state: launched, a turn or a proof ended, failed, down. Between
-    those only the widget changes. Without a kernel each settled state is printed once. Any thread
-    may show.
+    The card is never a widget: JupyterLab 4.6 shows "model not found" instead of a widget whose
+    kernel is gone, whatever else its mimebundle holds. So what is saved is the card as it was
+    published last. Where updates are not known, and without a kernel, each settled state is
+    shown once. Any thread may show, after the first time.
     """
 
     def __init__(
@@ -70,44 +71,31 @@ class Panel:
         self._is_shown = False
         self._is_launch = False
         self._error: BaseException | None = None
-        self._widget: _PanelWidget | None = None
+        self._buttons: _Buttons | None = None
         self._lock = threading.RLock()
         self._filled_s = float("-inf")
         self._timer: threading.Timer | None = None
 
     def show(self, status: Status) -> None:
-        """Show the status: in place where nothing has settled, else published again."""
+        """Show the status: at once where something has settled, else soon."""
         with self._lock:
             if status.phase != "failed":
                 self._is_launch = status.phase == "launching"
-            self._status = status
+            before, self._status = self._status, status
             settled = _settled_state(status)
             is_news = settled is not None and settled != self._settled
             self._settled = settled or self._settled
             if self.way == "frames":
-                is_news = is_news or not self._is_shown
-                self._fill_soon(is_due=is_news)
-            elif self.way == "once":
-                is_news = is_news and not self._is_shown
-            if is_news:
+                if before is None or not _looks_alike(before, status):
+                    self._fill_soon(is_due=is_news or not self._is_shown)
+            elif is_news and not (self.way == "once" and self._is_shown):
                 self._publish()
-
-    def close(self) -> None:
-        """Let go of the widget; the card stays as it was published last."""
-        with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            if self._widget is not None:
-                self._widget.close()
-                self._widget = None
 
     def retire(self) -> None:
         """Let another panel take over: the card stays, without buttons."""
         with self._lock:
-            if self._widget is not None:
-                self.close()
-                self._publish()
+            self._cancel_timer()
+            self._drop_buttons()
 
     def blocks(self) -> tuple[Block, ...]:
         """Give what the panel shows, before markup."""
@@ -119,18 +107,12 @@ class Panel:
         return blocks if self._error is None else (*blocks, *error_blocks(self._error))
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
-        """Give the widget's view, and the card as inert HTML and as text for all who have none."""
+        """Give the card as inert HTML and as text."""
         blocks = self.blocks()
-        data: dict[str, object] = {
-            "text/plain": render_text(blocks),
-            "text/html": render_html(blocks),
-        }
-        if self._widget is not None:
-            data |= self._widget.view()
-        return data
+        return {"text/plain": render_text(blocks), "text/html": render_html(blocks)}
 
     def _fill_soon(self, *, is_due: bool) -> None:
-        """Change the widget now where that is due, else once the last change is old enough."""
+        """Show now what has changed where that is due, else once the last change is old enough."""
         wait_s = self._filled_s + FILL_EVERY_S - time.monotonic()
         if is_due or wait_s <= 0:
             self._fill()
@@ -141,36 +123,48 @@ class Panel:
             self._timer.start()
 
     def _fill_late(self) -> None:
-        """Run by the timer, unless the panel was closed meanwhile."""
+        """Run by the timer, unless the panel was retired meanwhile."""
         with self._lock:
             if self._timer is threading.current_thread():
                 self._fill()
 
     def _fill(self) -> None:
         self._filled_s = time.monotonic()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel_timer()
+        self._publish()
         status = self._status
-        is_live = status is not None and status.phase in {"launching", "stopping", *RUNNING}
-        if not is_live:
-            self.close()
+        if status is None or status.phase not in {"launching", "stopping", *RUNNING}:
+            self._drop_buttons()
             return
-        if self._widget is None:
-            self._widget = _PanelWidget(self._actions, self._press)
-        assert status is not None
-        blocks = self.blocks()
-        self._widget.fill(render_html(blocks[:1]), render_html(blocks[1:]), status)
+        if self._buttons is None:
+            self._buttons = _Buttons(self._actions, self._press)
+            self._send(self._buttons.bundle(), f"{self._display_id}-buttons", update=False)
+        self._buttons.fit(status)
 
     def _publish(self) -> None:
         data = self._repr_mimebundle_()
         if self._publisher is None or self.way == "lines":
             print(data["text/plain"])  # noqa: T201 - a terminal's way to show it
         else:
-            transient: dict[str, object]
-            transient = {"display_id": self._display_id} if self.way == "frames" else {}
-            self._publisher.publish(data, {}, transient=transient, update=self._is_shown)
+            display_id = self._display_id if self.way == "frames" else ""
+            self._send(data, display_id, update=self._is_shown)
         self._is_shown = True
+
+    def _send(self, data: dict[str, object], display_id: str, *, update: bool) -> None:
+        transient: dict[str, object] = {"display_id": display_id} if display_id else {}
+        if self._publisher is not None:
+            self._publisher.publish(data, {}, transient=transient, update=update)
+
+    def _drop_buttons(self) -> None:
+        if self._buttons is not None:
+            self._buttons.close()
+            self._buttons = None
+            self._send({"text/plain": ""}, f"{self._display_id}-buttons", update=True)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _press(self, action: Callable[[], object]) -> None:
         """Do what a button says; what goes wrong is shown in the panel."""
@@ -180,8 +174,13 @@ class Panel:
         except OpencodeMagicError as error:
             self._error = error
         with self._lock:
-            if self._status is not None:
+            if self._status is not None and self.way == "frames":
                 self._fill()
+
+
+def _looks_alike(before: Status, after: Status) -> bool:
+    """Say whether only the lease differs: a heartbeat is no reason to change a notebook."""
+    return replace(before, expires_ms=0) == replace(after, expires_ms=0)
 
 
 def _settled_state(status: Status) -> tuple[object, ...] | None:
@@ -203,12 +202,8 @@ def _settled_state(status: Status) -> tuple[object, ...] | None:
     )
 
 
-class _PanelWidget:
-    """The card and its buttons as plain ipywidgets.
-
-    The only HTML that is put in is our own, which ``render`` has checked; every trait is saved
-    with a notebook, and none holds more than the card shows.
-    """
+class _Buttons:
+    """The buttons as plain ipywidgets. Traits are saved: none holds more than a name."""
 
     def __init__(
         self, actions: PanelActions, press: Callable[[Callable[[], object]], None]
@@ -216,19 +211,14 @@ class _PanelWidget:
         import ipywidgets  # noqa: PLC0415 - takes 0.1 s, and a terminal needs none
 
         self._press = press
-        self._card: ipywidgets.HTML = ipywidgets.HTML()
-        self._notes: ipywidgets.HTML = ipywidgets.HTML()
-        self._buttons = {
-            name: self._button(name, action)
-            for name, action in (
-                ("Prove again", actions.prove),
-                ("Extend 30 min", actions.extend),
-                ("Stop turn", actions.stop),
-                ("Down", actions.down),
-            )
-        }
-        self._bar = ipywidgets.HBox(list(self._buttons.values()))
-        self._box = ipywidgets.VBox([self._card, self._bar, self._notes])
+        named = (
+            ("Prove again", actions.prove),
+            ("Extend 30 min", actions.extend),
+            ("Stop turn", actions.stop),
+            ("Down", actions.down),
+        )
+        self.by_name = {name: self._button(name, action) for name, action in named}
+        self.bar = ipywidgets.HBox(list(self.by_name.values()))
 
     def _button(self, name: str, action: Callable[[], object]) -> ipywidgets.Button:
         import ipywidgets  # noqa: PLC0415 - as above
@@ -237,23 +227,21 @@ class _PanelWidget:
         button.on_click(lambda _button: self._press(action))
         return button
 
-    def fill(self, card_html: str, notes_html: str, status: Status) -> None:
-        """Show the card, let be pressed what can be done now, and what is to be noted below."""
-        self._card.value = card_html
-        self._notes.value = notes_html
+    def fit(self, status: Status) -> None:
+        """Let be pressed what can be done now."""
         is_running = status.phase in RUNNING
-        self._bar.layout.display = "flex" if is_running else "none"
-        self._buttons["Stop turn"].disabled = not status.is_turn_running
-        for name in ("Prove again", "Extend 30 min", "Down"):
-            self._buttons[name].disabled = not is_running
+        self.bar.layout.display = "flex" if is_running else "none"
+        for name, button in self.by_name.items():
+            button.disabled = not is_running
+            if name == "Stop turn":
+                button.disabled = not status.is_turn_running
 
-    def view(self) -> dict[str, object]:
-        """Give the mimebundle entry that shows the live widget."""
-        bundle: dict[str, object] = self._box._repr_mimebundle_()
-        kind = "application/vnd.jupyter.widget-view+json"
-        return {kind: bundle[kind]} if kind in bundle else {}
+    def bundle(self) -> dict[str, object]:
+        """Give what shows the live widget; nothing where no widget can be shown."""
+        bundle: dict[str, object] = self.bar._repr_mimebundle_()
+        return {kind: value for kind, value in bundle.items() if kind == VIEW} | {"text/plain": ""}
 
     def close(self) -> None:
-        """End the widget's comms."""
-        for widget in (*self._buttons.values(), self._bar, self._card, self._notes, self._box):
+        """End the widgets' comms."""
+        for widget in (*self.by_name.values(), self.bar):
             widget.close()

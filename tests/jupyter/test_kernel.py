@@ -31,7 +31,7 @@ def test_up_again(kernel: Kernel) -> None:
 
     assert "is up already and is used again" in again.stdout
     assert "Locked" in again.displays[0]["text/plain"]
-    assert "application/vnd.jupyter.widget-view+json" in again.displays[0]
+    assert "application/vnd.jupyter.widget-view+json" in again.displays[1]
 
 
 def test_an_ask(kernel: Kernel) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from opencode_magic.core.status import Status
 from opencode_magic.errors import SandboxError
-from opencode_magic.jupyter.panel import FILL_EVERY_S, Panel, PanelActions
+from opencode_magic.jupyter.panel import FILL_EVERY_S, VIEW, Panel, PanelActions
 from opencode_magic.render.wall import is_inert
-from tests.jupyter.screens import Screen
+from tests.jupyter.screens import Published, Screen
 from tests.render.samples import LAUNCHING, LOCKED, NOON_MS, NOT_LAUNCHED
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from opencode_magic.jupyter.frontend import Way
 
-VIEW = "application/vnd.jupyter.widget-view+json"
 DOWN = Status(home="local", sandbox_name="quiet-heron")
 
 
@@ -69,66 +68,69 @@ def _panel(screen: Screen | None, pressed: Pressed | None = None, way: Way = "fr
 
 
 def _buttons(panel: Panel) -> dict[str, ipywidgets.Button]:
-    assert panel._widget is not None
-    return panel._widget._buttons
+    assert panel._buttons is not None
+    return panel._buttons.by_name
+
+
+def _cards(screen: Screen) -> list[Published]:
+    return [message for message in screen.messages if "text/html" in message.data]
 
 
 def test_launch_fills_in_place() -> None:
-    """While launching only the widget changes; the panel is published again when locked."""
+    """The card is one output that is replaced; its buttons are another, once."""
     screen = Screen()
     panel = _panel(screen)
     panel.show(LAUNCHING)
     panel._filled_s -= 1
     panel.show(replace(LAUNCHING, launch_started_ms=NOON_MS - 5_000))
-    assert panel._widget is not None
-    card = panel._widget._card.value
     panel.show(LOCKED)
 
-    assert "5.0 s" in card
-    assert is_inert(card)
-    assert [message.is_update for message in screen.messages] == [False, True]
-    assert len({message.display_id for message in screen.messages}) == 1
-    assert screen.messages[1].text.startswith("[✓ Locked]")
+    cards = _cards(screen)
+    assert ["5.0 s" in card.text for card in cards] == [False, True, False]
+    assert [card.is_update for card in cards] == [False, True, True]
+    assert len({card.display_id for card in cards}) == 1
+    assert all(is_inert(card.html) for card in cards)
+    (buttons,) = [message for message in screen.messages if message not in cards]
+    assert set(buttons.data) == {VIEW, "text/plain"}
+    assert (buttons.text, buttons.is_update) == ("", False)
+    assert buttons.display_id == f"{cards[0].display_id}-buttons"
 
 
 def test_bundle() -> None:
-    """A panel is a widget where widgets work, and the same card as inert HTML and as text."""
+    """The panel itself is its card: it stands without a widget."""
     screen = Screen()
     panel = _panel(screen)
     panel.show(LOCKED)
 
-    (message,) = screen.messages
-    assert set(message.data) == {VIEW, "text/html", "text/plain"}
-    assert is_inert(message.html)
-    assert panel._repr_mimebundle_() == message.data
+    assert set(panel._repr_mimebundle_()) == {"text/html", "text/plain"}
+    assert _cards(screen)[0].data == panel._repr_mimebundle_()
 
 
-def test_settled_states_are_published() -> None:
-    """A turn that has ended is published; a running one and a longer lease are not."""
+def test_settled_states_go_at_once() -> None:
+    """A turn that has ended is shown at once; a longer lease alone is not."""
     screen = Screen()
     panel = _panel(screen)
     panel.show(LOCKED)
-    panel.show(replace(LOCKED, egress_allowed=99))
-    panel.show(replace(LOCKED, is_turn_running=True))
-    before = len(screen.messages)
     panel.show(replace(LOCKED, turns=4))
     panel.show(replace(LOCKED, turns=4, expires_ms=NOON_MS + 99_000))
 
-    assert [before, len(screen.messages)] == [1, 2]
+    assert len(_cards(screen)) == 2
+    assert panel._timer is None
 
 
 def test_down_leaves_the_card() -> None:
-    """Once it is down there is no widget any more, and the card says so."""
+    """Once it is down there are no buttons any more, and the card says so."""
     screen = Screen()
     panel = _panel(screen)
     panel.show(LOCKED)
     panel.show(replace(LOCKED, phase="stopping"))
     panel.show(DOWN)
-    panel.close()
+    panel.retire()
 
-    assert set(screen.messages[-1].data) == {"text/html", "text/plain"}
-    assert screen.messages[-1].text == "Down  no sandbox is running"
-    assert panel._widget is None
+    assert _cards(screen)[-1].text == "Down  no sandbox is running"
+    assert screen.messages[-1].data == {"text/plain": ""}
+    assert screen.messages[-1].is_update
+    assert panel._buttons is None
 
 
 def test_failed_launch() -> None:
@@ -138,7 +140,7 @@ def test_failed_launch() -> None:
     panel.show(LAUNCHING)
     panel.show(NOT_LAUNCHED)
 
-    assert "✗ Agent server starting" in screen.messages[-1].text
+    assert "✗ Agent server starting" in _cards(screen)[-1].text
 
 
 def test_error_is_said_once() -> None:
@@ -153,9 +155,9 @@ def test_error_is_said_once() -> None:
     panel.show(LOCKED)
     panel.show(replace(LOCKED, phase="failed", error="the server was killed"))
 
-    assert "did not answer" not in own.messages[-1].text
-    assert "did not answer" in other.messages[-1].text
-    assert "the server was killed" in late.messages[-1].text
+    assert "did not answer" not in _cards(own)[-1].text
+    assert "did not answer" in _cards(other)[-1].text
+    assert "the server was killed" in _cards(late)[-1].text
 
 
 def test_buttons() -> None:
@@ -163,7 +165,7 @@ def test_buttons() -> None:
     pressed = Pressed()
     panel = _panel(Screen(), pressed)
     panel.show(LAUNCHING)
-    hidden = panel._widget is not None and panel._widget._bar.layout.display
+    hidden = panel._buttons is not None and panel._buttons.bar.layout.display
     panel.show(LOCKED)
     panel._filled_s -= 1
     panel.show(replace(LOCKED, is_turn_running=True))
@@ -188,18 +190,18 @@ def test_stop_needs_a_turn() -> None:
 def test_failing_button() -> None:
     """What goes wrong behind a button is shown in the panel until the next press."""
     pressed = Pressed(error=SandboxError("<b>gone</b>", next_step="%opencode_up"))
-    panel = _panel(Screen(), pressed)
+    screen = Screen()
+    panel = _panel(screen, pressed)
     panel.show(LOCKED)
-    assert panel._widget is not None
     _buttons(panel)["Prove again"].click()
-    failed = panel._widget._notes.value
+    failed = _cards(screen)[-1]
     pressed.error = None
     _buttons(panel)["Prove again"].click()
 
-    assert "Sandbox:" in failed
-    assert "&lt;b&gt;gone" in failed
-    assert is_inert(failed)
-    assert "gone" not in panel._widget._notes.value
+    assert "Sandbox: <b>gone</b>" in failed.text
+    assert "&lt;b&gt;gone" in failed.html
+    assert is_inert(failed.html)
+    assert "gone" not in _cards(screen)[-1].text
 
 
 def test_press_before_anything_is_shown() -> None:
@@ -248,47 +250,43 @@ def test_retire() -> None:
     panel.retire()
     panel.retire()
 
-    assert [set(message.data) - {"text/html", "text/plain"} for message in screen.messages] == [
-        {VIEW},
-        set(),
-    ]
-    assert panel._widget is None
+    card, buttons, gone = screen.messages
+    assert card.text.startswith("[✓ Locked]")
+    assert (gone.data, gone.display_id) == ({"text/plain": ""}, buttons.display_id)
 
 
 def test_many_changes_are_paced() -> None:
-    """Counts that change all the time change the widget a few times a second, the last included."""
-    panel = _panel(Screen())
+    """Counts that change all the time change the card a few times a second, the last included."""
+    screen = Screen()
+    panel = _panel(screen)
     panel.show(LOCKED)
-    assert panel._widget is not None
-    card, seen = panel._widget._card, []
-    card.observe(lambda change: seen.append(change["new"]), "value")
     began = time.monotonic()
     for count in range(13, 200):
         panel.show(replace(LOCKED, egress_allowed=count))
     until = time.monotonic() + 10
-    while ">199<" not in card.value and time.monotonic() < until:
+    while "Allowed 199" not in _cards(screen)[-1].text and time.monotonic() < until:
         time.sleep(0.01)
 
-    assert ">199<" in card.value
-    assert len(seen) <= (time.monotonic() - began) / FILL_EVERY_S + 1
+    assert "Allowed 199" in _cards(screen)[-1].text
+    assert len(_cards(screen)) <= (time.monotonic() - began) / FILL_EVERY_S + 2
 
 
 def test_closed_before_the_timer() -> None:
-    """A panel that is closed changes nothing any more, though its timer has fired."""
+    """A panel that is retired changes nothing any more, though its timer has fired."""
     panel = _panel(Screen())
     panel.show(LOCKED)
     panel.show(replace(LOCKED, egress_allowed=13))
     timer = panel._timer
-    panel.close()
+    panel.retire()
     panel._fill_late()
 
     assert timer is not None
     assert timer.finished.is_set()
-    assert panel._widget is None
+    assert panel._buttons is None
 
 
 def test_no_secret_in_traits() -> None:
-    """The widgets hold no more than the card and the buttons' names."""
+    """The widgets hold no more than the buttons' names."""
     panel = _panel(Screen())
     panel.show(LOCKED)
     models = ipywidgets.Widget.get_manager_state()["state"].values()
@@ -299,9 +297,7 @@ def test_no_secret_in_traits() -> None:
         if model["state"].get(name)
     }
 
-    assert panel._widget is not None
-    shown = {panel._widget._card.value, panel._widget._notes.value}
-    assert texts <= {*shown, *_buttons(panel), "\u200b"}
+    assert texts == set(_buttons(panel))
 
 
 def test_chosen_way(shell: InteractiveShell) -> None:

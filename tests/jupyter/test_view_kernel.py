@@ -85,19 +85,20 @@ def test_from_a_thread(kernel: Kernel) -> None:
 
 
 def test_panel(kernel: Kernel) -> None:
-    """The panel is published when it is locked, live and as a card, and as a card when down."""
+    """The panel is a card that is replaced, and buttons that go when the sandbox is down."""
     up = kernel.run(
         "panel = Panel(shell, PanelActions(*[lambda: None] * 4), now_ms=lambda: samples.NOON_MS)\n"
         "panel.show(samples.LAUNCHING)\npanel.show(samples.LOCKED)"
     )
-    locked = dict(up.displays[0])
+    locked, buttons = (dict(data) for data in up.displays)
     kernel.run("from opencode_magic.core.status import Status\npanel.show(Status())")
 
-    assert (up.error, up.count, up.updates) == ("", 1, 1)
-    assert set(locked) == {VIEW, "text/plain", "text/html"}
+    assert (up.error, up.count, up.updates) == ("", 2, 1)
+    assert set(locked) == {"text/plain", "text/html"}
+    assert set(buttons) == {VIEW, "text/plain"}
     assert locked["text/plain"].startswith("[✓ Locked]  quiet-heron")
     assert up.displays[0]["text/plain"] == "Down  no sandbox is running"
-    assert VIEW not in up.displays[0]
+    assert up.displays[1] == {"text/plain": ""}
 
 
 def test_no_thread_stays(kernel: Kernel) -> None:
