@@ -6,7 +6,12 @@ VENV=${OPENCODE_MAGIC_VENV:-$ROOT/.venv}
 
 # What the sandbox needs of the system, and what only the tests need, as PROGRAM=PACKAGE.
 SANDBOX_PROGRAMS=(bwrap=bubblewrap rg=ripgrep git=git)
-TEST_PROGRAMS=(curl=curl ip=iproute2 chromium=chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf=fonts-dejavu-core)
+# A path stands for a file that must exist; the library is what Playwright's own runtime needs.
+TEST_PROGRAMS=(
+  curl=curl ip=iproute2 chromium=chromium
+  /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf=fonts-dejavu-core
+  '/usr/lib/*/libatomic.so.1=libatomic1'
+)
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -51,7 +56,7 @@ ensure_system() {
 
 has_program() {
   case $1 in
-    /*) [ -e "$1" ] ;;
+    /*) compgen -G "$1" >/dev/null ;;
     *) command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] ;;
   esac
 }

