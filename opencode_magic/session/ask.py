@@ -12,7 +12,7 @@ from opencode_magic.core.policy import HostRules, NetworkPolicy
 from opencode_magic.core.prompt import parse_prompt
 from opencode_magic.core.receipt import receipt_from_records, receipt_from_tools
 from opencode_magic.core.status import TurnEnded, TurnStarted
-from opencode_magic.errors import AgentConnectionError, SessionBusyError, TurnFailed
+from opencode_magic.errors import AgentError, SessionBusyError, TurnFailed
 from opencode_magic.session.reply import Reply
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def ask_agent(
         KeyboardInterrupt: The user stopped the turn; it is stopped, shown and kept.
     """
     prompt = parse_prompt(asking.text)
-    session.require_up()
+    _require_alive(session)
     if not session.turn_lock.acquire(blocking=False):
         raise SessionBusyError(
             "a turn is running already", next_step="wait for it, or stop it with Interrupt"
@@ -148,6 +148,16 @@ def make_receipt(turn: Turn, sandbox: RunningSandbox, status: Status, *, since: 
     return receipt_from_records(during, is_complete=not has_gap)
 
 
+def _require_alive(session: Session) -> None:
+    """Check that there is an agent to ask; where its events have stopped, that it still runs."""
+    session.require_up()
+    try:
+        session.agent.reader.wait_ready(timeout_s=0)
+    except AgentError:
+        if not session.is_alive():
+            session.require_up()
+
+
 def _run(
     session: Session, asking: Asking, prompt: Prompt, view: EndingView, approver: Approver
 ) -> None:
@@ -168,7 +178,7 @@ def _run(
             on_stuck=lambda: _cut(sandbox),
             stop=session.stop_asked,
         )
-    except AgentConnectionError:
+    except AgentError:
         session.is_alive()
         raise
     finally:

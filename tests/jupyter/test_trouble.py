@@ -145,6 +145,20 @@ def test_the_local_server_killed_in_a_turn(up: Kernel) -> None:
     assert server_pid(up.base) != pid
 
 
+def test_opencode_killed_between_turns(up: Kernel) -> None:
+    """An ask to an agent that has died says so, and the next up launches again."""
+    [server] = processes("opencode serve", under=server_pid(up.base))
+    os.kill(server, signal.SIGKILL)
+    wait_until(lambda: not is_running(server), "the agent is dead")
+
+    asked = up.run(f"%%ask\n{script('say Anybody?')}")
+    status = up.run("%opencode_status")
+
+    assert "%opencode_up" in one_line(asked, asked.error_name)
+    assert status.stdout.startswith("Failed: ")
+    assert "Locked" in up.run("%opencode_up").text
+
+
 def test_an_interrupted_launch(kernel: Kernel) -> None:
     """An Interrupt while launching leaves nothing, and the next launch works."""
     kernel.run("%opencode_down")
