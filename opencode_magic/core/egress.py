@@ -57,21 +57,32 @@ class EgressRecord:
         return asdict(self)
 
 
-def attempts(records: Iterable[EgressRecord]) -> Iterator[EgressRecord]:
+def lookup_of(record: EgressRecord) -> tuple[str, int] | None:
+    """Give what tells one name look-up from another; None where the record is of none."""
+    is_known = record.channel == "dns" and record.source_port
+    return (record.host, record.source_port) if is_known else None
+
+
+def attempts(
+    records: Iterable[EgressRecord], *, last_lookup: tuple[str, int] | None = None
+) -> Iterator[EgressRecord]:
     """Give the records that count as attempts, in their order.
 
     The end of a connection is none. The questions of one name look-up (for an IPv4 and an IPv6
     address, asked from one socket) are one.
+
+    Args:
+        records: Oldest first.
+        last_lookup: The look-up that the records before these ended with.
     """
-    lookups: set[tuple[str, int]] = set()
+    lookups = {last_lookup}
     for record in records:
         if record.is_end:
             continue
-        if record.channel == "dns" and record.source_port:
-            lookup = (record.host, record.source_port)
-            if lookup in lookups:
-                continue
-            lookups.add(lookup)
+        lookup = lookup_of(record)
+        if lookup is not None and lookup in lookups:
+            continue
+        lookups.add(lookup)
         yield record
 
 

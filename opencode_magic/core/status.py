@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, assert_never
 
-from opencode_magic.core.egress import attempts
+from opencode_magic.core.egress import attempts, lookup_of
 
 if TYPE_CHECKING:
     from opencode_magic.core.egress import EgressRecord
@@ -73,6 +73,8 @@ class Status:
     egress_allowed: int = 0
     egress_blocked: int = 0
     blocked_places: tuple[BlockedPlace, ...] = ()
+    last_lookup: tuple[str, int] | None = None
+    """The look-up that the records so far ended with: its second question may follow."""
     has_egress_record: bool = False
     """Whether the home keeps an egress record (the local home does, the cloud home does not)."""
     turns: int = 0
@@ -344,7 +346,7 @@ def _with_records(status: Status, records: tuple[EgressRecord, ...]) -> Status:
     kept: dict[tuple[str, int], BlockedPlace] = {
         (place.host, place.port): place for place in status.blocked_places
     }
-    for record in attempts(records):
+    for record in attempts(records, last_lookup=status.last_lookup):
         if record.verdict == "blocked":
             blocked += 1
             place = (record.host, record.port)
@@ -363,6 +365,7 @@ def _with_records(status: Status, records: tuple[EgressRecord, ...]) -> Status:
         egress_allowed=allowed,
         egress_blocked=blocked,
         blocked_places=tuple(places[-BLOCKED_PLACES_KEPT:]),
+        last_lookup=lookup_of(records[-1]) if records else status.last_lookup,
     )
 
 

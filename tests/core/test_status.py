@@ -237,3 +237,16 @@ def test_events_do_not_edit(events: list[StatusEvent]) -> None:
 
     assert _after(*events) == first
     assert reduce(first, STARTED) == _after(STARTED)
+
+
+def test_a_lookup_that_comes_in_two_batches_counts_once() -> None:
+    """The second question of a look-up may arrive later than the first."""
+    question = EgressRecord(1, 0, "dns", "example.com", 53, "blocked", "no", source_port=7)
+    other = replace(question, source_port=8)
+    status = Status()
+
+    for batch in ((question,), (question,), (other, other), (), (other,)):
+        status = reduce(status, EgressSeen(batch))
+
+    assert status.egress_blocked == 2
+    assert [place.count for place in status.blocked_places] == [2]
