@@ -42,6 +42,8 @@ class Agent:
             reader.start()
             session_id = client.create_session(notebook_name())
             reader.wait_ready(timeout_s=READY_TIMEOUT_S)
+            # Loading its models takes the server 0.7 s, which the user's typing hides.
+            client.start_making_ready()
         except BaseException:
             reader.close()
             client.close()

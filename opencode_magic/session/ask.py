@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from opencode_magic.agent.faults import explain
 from opencode_magic.agent.turn import TurnOptions, run_turn
 from opencode_magic.core.permissions import REJECT
 from opencode_magic.core.policy import HostRules, NetworkPolicy
@@ -193,8 +192,5 @@ def _cut(sandbox: RunningSandbox) -> None:
 
 
 def _failure(reply: Reply, *, is_alive: bool) -> TurnFailed:
-    fault = reply.turn.fault
-    next_step = explain(fault)[1] if fault is not None else ""
-    if not is_alive:
-        next_step = "launch again: %opencode_up"
+    next_step = reply.turn.next_step if is_alive else "launch again: %opencode_up"
     return TurnFailed(reply.error or "no reason was given", reply=reply, next_step=next_step)
