@@ -141,7 +141,7 @@ class Command:
                     left_s = deadline - time.monotonic()
                     if left_s <= 0:
                         break
-                    select.select([], [self._stdin], [], min(left_s, 0.5))
+                    _wait_writable(self._stdin, min(left_s, 0.5))
                 except OSError as exc:
                     raise StdinUnavailableError("the command closed its input") from exc
         return sent
@@ -198,6 +198,13 @@ class Command:
         for wake in wakes:
             with contextlib.suppress(RuntimeError):  # a subscriber's event loop may have closed
                 wake()
+
+
+def _wait_writable(fd: int, timeout_s: float) -> None:
+    """Wait for a pipe; `select` could not, once the server has a thousand files open."""
+    waiting = select.poll()
+    waiting.register(fd, select.POLLOUT)
+    waiting.poll(timeout_s * 1000)
 
 
 def _waiting_bytes(fd: int) -> int:

@@ -8,6 +8,7 @@ namespaces, and all of it ends with the keeper.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import socket
@@ -36,6 +37,7 @@ __all__ = ["Child", "Keeper", "KeeperPlace"]
 READY_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
+log = logging.getLogger(__name__)
 
 
 class Keeper:
@@ -67,6 +69,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._children: Children | None = None
         self._limits: Limits | None = None
+        self._name = ""
         self._watchdog: Watchdog | None = None
         self.breaches: list[Breach] = []
 
@@ -117,7 +120,7 @@ class Keeper:
         """
         owner = None if self.uid == os.geteuid() else self.uid
         image.make_folders(spec.folder, spec.ca_bundle or image.host_ca_bundle(), owner)
-        self._limits = spec.limits
+        self._name, self._limits = spec.name, spec.limits
         channel, inner = socket.socketpair()
         with inner, tempfile.TemporaryFile() as errors:
             seccomp = _pipe_with(seccomp_filter(platform.machine()))
@@ -297,6 +300,7 @@ class Keeper:
 
     def _note(self, breach: Breach) -> None:
         self.breaches.append(breach)
+        log.warning("sandbox %s: %s", self._name, breach.line)
         if self._children is not None:
             self._children.note(breach.process.inner_session, breach.line)
 

@@ -8,15 +8,15 @@ Every file is written beside its place and moved there, so a crash leaves the ol
 from __future__ import annotations
 
 import json
+import logging
 import os
-import shutil
-import stat
 import subprocess
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from opencode_magic.errors import PolicyError, SandboxError
+from opencode_magic.local import image
 from opencode_magic.local.state import (
     Sandbox,
     Session,
@@ -35,6 +35,7 @@ KEPT_MS = 7 * 24 * 3_600_000
 SETTLED_MS = 120_000
 CACHE_NAMES = (".cache", ".npm", ".bun")
 """Folders of a home that hold nothing of the agent's work."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,26 +182,30 @@ def copy_tree(source: Path, target: Path) -> None:
 
 def remove_tree(folder: Path) -> None:
     """Remove a folder, also where its owner took away the right to. Links are not followed."""
-    if folder.is_symlink():
-        folder.unlink(missing_ok=True)
-    elif folder.is_dir():
-        shutil.rmtree(folder, onerror=_open_and_retry)
-    else:
+    if folder.is_symlink() or not folder.is_dir():
         with suppress(OSError):
             folder.unlink(missing_ok=True)
+        return
+    try:
+        image.remove(folder)
+    except (OSError, subprocess.SubprocessError) as exc:
+        log.warning("a folder could not be removed: %s", exc)
 
 
 def measure(folder: Path) -> tuple[int, int]:
-    """Count the regular files below a folder and their bytes. Links are not followed."""
-    files = size_bytes = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                status = os.lstat(os.path.join(root, name))  # noqa: PTH118 - many files; text is faster
-                if stat.S_ISREG(status.st_mode):
-                    files += 1
-                    size_bytes += status.st_size
-    return files, size_bytes
+    """Count the regular files below a folder and their bytes. Links are not followed.
+
+    By `find`: a tree may be deeper than a walk in Python gets, and its paths longer than a name
+    may be.
+    """
+    done = subprocess.run(
+        ["find", str(folder), "-type", "f", "-printf", "%s\n"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    sizes = [int(line) for line in done.stdout.splitlines()]
+    return len(sizes), sum(sizes)
 
 
 def write_json(path: Path, body: object) -> None:
@@ -210,15 +215,3 @@ def write_json(path: Path, body: object) -> None:
     with os.fdopen(descriptor, "w") as file:
         json.dump(body, file)
     beside.replace(path)
-
-
-def _open_and_retry(_function: object, path: str, _: object) -> None:
-    with suppress(OSError):
-        parent = os.path.dirname(path)  # noqa: PTH120 - rmtree gives text
-        for folder in (parent, path):
-            if not os.path.islink(folder):  # noqa: PTH114 - the same
-                os.chmod(folder, 0o700)  # noqa: PTH101 - the same
-        if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114 - the same
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            os.unlink(path)  # noqa: PTH108 - the same

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import signal
 import threading
 import time
@@ -173,6 +176,22 @@ def test_a_full_stdin_is_reported_not_waited_for(box: Sandbox) -> None:
     command.signal(signal.SIGKILL)
 
     assert 0 < sent < MIB
+
+
+def test_stdin_works_beyond_a_thousand_open_files(box: Sandbox) -> None:
+    """A pipe whose number is too high for `select` is waited for like any other."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    with contextlib.ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1100):
+            held.enter_context(open(os.devnull, "rb"))  # noqa: PTH123 - a descriptor is wanted
+        command = box.start("sh", "-c", "sleep 0.2; wc -c", has_stdin=True)
+        sent = command.write_stdin(bytes(MIB))
+        command.close_stdin()
+        code = command.wait(10)
+
+    assert (sent, code, command.outputs()[0].data.strip()) == (MIB, 0, b"1048576")
 
 
 def test_stdin_is_empty_unless_asked_for(box: Sandbox) -> None:

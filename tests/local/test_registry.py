@@ -16,7 +16,7 @@ from opencode_magic.local.leftovers import end_leftover, start_ticks
 from opencode_magic.local.payloads import ApiError
 from opencode_magic.local.snapshots import Snapshots
 from opencode_magic.local.state import Sandbox, Session, Status
-from opencode_magic.local.store import KEPT_MS, SETTLED_MS, Store, copy_tree, remove_tree
+from opencode_magic.local.store import KEPT_MS, SETTLED_MS, Store, copy_tree, measure, remove_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -250,6 +250,18 @@ def test_remove_follows_no_link_and_opens_closed_folders(tmp_path: Path) -> None
 
     assert not (tmp_path / "tree").exists()
     assert (tmp_path / "outside/work").read_text() == "work"
+
+
+def test_deep_trees_are_measured_and_removed(tmp_path: Path) -> None:
+    """A tree deeper than Python's recursion, with paths beyond a path's limit, is no obstacle."""
+    descend = "import os\nfor _ in range(3000):\n    os.mkdir('d'); os.chdir('d')\n"
+    (tmp_path / "tree").mkdir()
+    script = f"{descend}open('work', 'w').write('work')"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path / "tree", check=True)
+    measured = measure(tmp_path / "tree")
+    remove_tree(tmp_path / "tree")
+
+    assert (measured, (tmp_path / "tree").exists()) == ((1, 4), False)
 
 
 def test_record_has_every_field(store: Store, tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from opencode_magic.local.isolation import MIB, Limits
 from tests.local import keepers
 from tests.local.keepers import eventually
 
+if TYPE_CHECKING:
+    import pytest
+
 EAT = "import time; kept = bytearray({size} << 20); time.sleep(30)"
 FILL = "i=0; while true; do i=$((i + 1)); head -c 4000000 /dev/zero > {folder}/f$i; done"
 
 
-def test_memory_of_all_processes_together_is_limited() -> None:
-    """A program that takes more than the sandbox may is ended, and its command says why."""
+def test_memory_of_all_processes_together_is_limited(caplog: pytest.LogCaptureFixture) -> None:
+    """A program that takes more than the sandbox may is ended; its command and the log say why."""
     with keepers.sandbox(Limits(memory_bytes=200 * MIB)) as made:
         eater = made.start("python3", "-c", EAT.format(size=400))
         code = eater.wait(20)
@@ -20,6 +24,9 @@ def test_memory_of_all_processes_together_is_limited() -> None:
         assert code == 137
         assert "was ended: the sandbox is over its limit of 200 MiB of memory" in said
         assert [breach.kind for breach in made.keeper.breaches] == ["memory"]
+        assert [record.levelname for record in caplog.records if "limit" in record.message] == [
+            "WARNING"
+        ]
         assert made.run("echo", "on") == (0, "on\n")
 
 
