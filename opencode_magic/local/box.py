@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from opencode_magic.local.bodies import RunRequest
+    from opencode_magic.local.firewall.way_out import WayOut
 
 COMMANDS_KEPT = 200
 OUTPUT_KEPT_BYTES = 64 * 1024 * 1024
@@ -46,6 +47,12 @@ class BoxOptions:
     opencode: Path | None = None
     upstreams: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     upstream_ca: Path | None = None
+    authorities: bytes = b""
+    """PEM certificates that programs inside trust beside the system's."""
+    way_out: WayOut | None = None
+    """The user's upstream proxy, asked after the verdict."""
+    is_strict: bool = False
+    """Plain allowed hosts are terminated too."""
     may_reach_loopback: bool = False
     """Mappings are honoured: a ``.internal`` host may lead to this machine's loopback."""
 
@@ -191,7 +198,7 @@ class BoxFactory:
         self._lock = threading.Lock()
         self._building = threading.Lock()
         self._is_closed = False
-        self._host_bundle = image.host_ca_bundle().rstrip() + b"\n"
+        self._trusted = image.host_ca_bundle().rstrip() + b"\n" + options.authorities
 
     @property
     def spare_id(self) -> str:
@@ -237,6 +244,8 @@ class BoxFactory:
                 upstreams=options.upstreams,
                 upstream_ca=options.upstream_ca,
                 allow_loopback_forward=options.may_reach_loopback,
+                is_strict=options.is_strict,
+                way_out=options.way_out,
             )
             box = Box(box_id, keeper, firewall, egress, has_opencode=options.opencode is not None)
         except BaseException:
@@ -247,7 +256,7 @@ class BoxFactory:
             spec = SandboxSpec(
                 name=box_id,
                 folder=options.boxes / box_id,
-                ca_bundle=self._host_bundle + ca.pem,
+                ca_bundle=self._trusted + ca.pem,
                 opencode=options.opencode,
             )
             keeper.enter(spec)

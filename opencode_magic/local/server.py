@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from opencode_magic.core import opencode
 from opencode_magic.errors import SandboxError
 from opencode_magic.local.box import BoxFactory, BoxOptions
+from opencode_magic.local.company import find_way_out, load_authorities
 from opencode_magic.local.demo_model import DemoModel
 from opencode_magic.local.registry import Registry
 from opencode_magic.local.store import Store, write_json
@@ -50,6 +51,8 @@ class ServeOptions:
     idle_s: float = 600.0
     upstreams: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     upstream_ca: Path | None = None
+    is_strict: bool = False
+    """Plain allowed hosts are terminated too."""
     tcp: tuple[str, int] | None = None
     """Serve on this loopback address instead of a socket, and without any of the local extras."""
     token_file: Path | None = None
@@ -63,6 +66,7 @@ def serve(options: ServeOptions) -> int:
 
     Raises:
         SandboxError: A folder is not private, the socket's path is too long, or a port is taken.
+        SettingsError: The user's upstream proxy or certificate authorities cannot be used.
     """
     # What a sandbox is given must be readable for its user, who as root's guest is another one;
     # what is ours stands in folders that only we may enter.
@@ -89,10 +93,12 @@ class _Server:
         self._ending = asyncio.Event()
         self._ending_for = ""
         self._demo = DemoModel() if options.tcp is None else None
+        self._way_out = find_way_out(os.environ)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self) -> None:
         options = self._options
+        authorities = load_authorities(os.environ, options.upstream_ca)
         listener = _bind(options)
         factory = BoxFactory(
             BoxOptions(
@@ -100,6 +106,9 @@ class _Server:
                 opencode=options.opencode if options.tcp is None else None,
                 upstreams=options.upstreams,
                 upstream_ca=options.upstream_ca,
+                authorities=authorities,
+                way_out=self._way_out,
+                is_strict=options.is_strict,
                 may_reach_loopback=options.tcp is None,
             )
         )
@@ -176,6 +185,8 @@ class _Server:
             "upstreams": [
                 f"{host}={address}:{port}" for host, (address, port) in options.upstreams.items()
             ],
+            "way_out": f"{self._way_out.host}:{self._way_out.port}" if self._way_out else "",
+            "is_strict": options.is_strict,
         }
 
     def _remove(self, name: str) -> None:

@@ -25,7 +25,7 @@ from vercel.sandbox import sync as sdk
 from tests.local.keepers import ORDINARY_UID, drop, open_python
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 START_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 20.0
@@ -63,6 +63,8 @@ class LocalServer:
     arguments: Sequence[str] = ()
     python: Sequence[str] = (sys.executable,)
     """The start of the command line: which Python, and as whom."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """More variables of the server's."""
     process: subprocess.Popen[bytes] | None = None
     state: dict[str, object] = field(default_factory=dict)
     token: str = ""
@@ -117,6 +119,7 @@ class LocalServer:
                 env={
                     "PYTHONPATH": os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")]),
                     **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+                    **self.environment,
                 },
                 cwd="/",
                 start_new_session=True,

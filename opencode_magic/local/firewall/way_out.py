@@ -77,15 +77,20 @@ def load_way_out(environ: Mapping[str, str]) -> WayOut | None:
     text = environ.get("https_proxy") or environ.get("HTTPS_PROXY") or ""
     if not text.strip():
         return None
-    parts = urlsplit(text if "://" in text else f"http://{text}")
-    if parts.scheme != "http" or not parts.hostname:
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = parts.hostname, parts.port or _DEFAULT_PORT
+    except ValueError:
+        # The reason may repeat what stands in the place of the port, which can be a password.
+        raise ValueError("HTTPS_PROXY must be an http:// URL with a host and a port") from None
+    if parts.scheme != "http" or not host:
         raise ValueError(f"HTTPS_PROXY must be an http:// URL, not {parts.scheme}://")
     authorization = ""
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
     no_proxy = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    return WayOut(parts.hostname, parts.port or _DEFAULT_PORT, authorization, no_proxy)
+    return WayOut(host, port, authorization, no_proxy)
 
 
 def _read_head(sock: socket.socket) -> bytes:
