@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -49,10 +50,29 @@ def launch(server: LocalServer, name: str = "crash") -> None:
     client.close()
 
 
+def descendants(pid: int) -> list[int]:
+    """Give the processes that a process started, and those that these started."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                children.setdefault(int(parent), []).append(int(folder.name))
+    found = list(children.get(pid, []))
+    for child in found:
+        found.extend(children.get(child, []))
+    return found
+
+
 def running_in(server: LocalServer) -> list[int]:
-    """Everything but the server that knows its folders."""
+    """Everything but the server that it started, or that knows its folders."""
     assert server.process is not None
-    return [pid for pid in processes_with(server.base.name) if pid != server.process.pid]
+    started = descendants(server.process.pid)
+    return started + [
+        pid for pid in processes_with(server.base.name) if pid not in {*started, server.process.pid}
+    ]
 
 
 def test_only_the_user_may_open_the_socket(server: LocalServer) -> None:
