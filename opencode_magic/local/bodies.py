@@ -16,6 +16,7 @@ from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.core.policy_wire import parse_policy
 from opencode_magic.errors import PolicyError
 from opencode_magic.local.payloads import IMAGE, ApiError, bad_request
+from opencode_magic.local.resources import Resources, parse_resources
 from opencode_magic.local.sources import Source, parse_source
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ DEFAULT_TIMEOUT_MS = 300_000
 TIMEOUT_LIMIT_MS = 7 * 24 * 3_600_000
 PORTS_LIMIT = 15
 TAGS_LIMIT = 5
-VCPUS_LIMIT = 64
 RESERVED_PORT = 23456
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -39,7 +39,7 @@ class CreateRequest:
     name: str
     project_id: str
     timeout_ms: int = DEFAULT_TIMEOUT_MS
-    vcpus: int = 2
+    resources: Resources = field(default_factory=Resources)
     is_persistent: bool = True
     policy: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="allow-all"))
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -87,7 +87,7 @@ def parse_create(value: object) -> CreateRequest:
         name=parse_name(body["name"]) if body.get("name") else new_name(),
         project_id=_text(body.get("projectId") or "", "projectId"),
         timeout_ms=_timeout(body.get("timeout", DEFAULT_TIMEOUT_MS)),
-        vcpus=_vcpus(body.get("resources")),
+        resources=_resources(body.get("resources")),
         is_persistent=_flag(body.get("persistent", True), "persistent"),
         policy=read_policy(body.get("networkPolicy", {"mode": "allow-all"})),
         env=parse_env(body.get("env")),
@@ -110,7 +110,7 @@ def parse_update(value: object) -> dict[str, object]:
     parsers = {
         "ports": ("ports", _ports),
         "timeout": ("timeout_ms", _timeout),
-        "resources": ("vcpus", _vcpus),
+        "resources": ("resources", _resources),
         "persistent": ("is_persistent", lambda item: _flag(item, "persistent")),
         "networkPolicy": ("policy", read_policy),
         "env": ("env", parse_env),
@@ -160,7 +160,7 @@ def forked(
     """Ask for a sandbox like another one."""
     fields: dict[str, Any] = {
         "timeout_ms": source.timeout_ms,
-        "vcpus": source.vcpus,
+        "resources": source.resources,
         "is_persistent": source.is_persistent,
         "policy": source.policy,
         "env": source.env,
@@ -336,15 +336,8 @@ def _timeout(value: object) -> int:
     return duration_ms(value, "timeout")
 
 
-def _vcpus(value: object) -> int:
-    if value is None:
-        return 2
-    body = mapping(value, "resources")
-    _only(body, {"vcpus", "memory"})
-    vcpus = _int(body.get("vcpus", 2), "resources.vcpus")
-    if not 1 <= vcpus <= VCPUS_LIMIT:
-        raise bad_request(f"resources.vcpus must be from 1 to {VCPUS_LIMIT}")
-    return vcpus
+def _resources(value: object) -> Resources:
+    return Resources() if value is None else parse_resources(mapping(value, "resources"))
 
 
 def _tags(value: object) -> Mapping[str, str]:

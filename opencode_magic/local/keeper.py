@@ -246,6 +246,11 @@ class Keeper:
         """End processes, by their pid in ``processes``, at once."""
         self._ask({"op": "kill", "pids": list(pids)})
 
+    def limit_memory(self, memory_bytes: int) -> None:
+        """Let all processes inside have so much memory together, from now on."""
+        if self._watchdog is not None:
+            self._watchdog.limit_memory(memory_bytes)
+
     def close(self) -> None:
         """End everything inside and wait for it. Twice is harmless."""
         self._end("it was closed")

@@ -186,7 +186,7 @@ def sandbox_of(request: CreateRequest, moment: int) -> Sandbox:
         updated_ms=moment,
         status_updated_ms=moment,
         is_persistent=request.is_persistent,
-        vcpus=request.vcpus,
+        resources=request.resources,
         policy=request.policy,
         env=request.env,
         tags=request.tags,

@@ -325,6 +325,7 @@ class Registry:
             raise ApiError(500, "sandbox_start_failed", str(exc)) from exc
         try:
             box.env = sandbox.env
+            box.keeper.limit_memory(sandbox.resources.memory_bytes)
             box.publish(sandbox.ports)
         except OSError as exc:
             box.close()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.core.policy_wire import parse_policy, policy_to_wire
+from opencode_magic.local.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 Status = Literal["pending", "running", "stopping", "stopped", "failed", "aborted", "snapshotting"]
 LIVE_STATUSES = frozenset({"pending", "running", "stopping", "snapshotting"})
-MEMORY_MB_PER_VCPU = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Sandbox:
     updated_ms: int
     status_updated_ms: int
     is_persistent: bool = True
-    vcpus: int = 2
+    resources: Resources = field(default_factory=Resources)
     policy: NetworkPolicy = field(default_factory=NetworkPolicy)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -68,11 +68,6 @@ class Sandbox:
     snapshot_id: str = ""
     snapshot_expiration_ms: int | None = None
     keep_last_snapshots: Mapping[str, object] | None = None
-
-    @property
-    def memory_mb(self) -> int:
-        """How much memory goes with the processors, as Vercel counts it."""
-        return self.vcpus * MEMORY_MB_PER_VCPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +108,7 @@ def sandbox_to_json(sandbox: Sandbox) -> dict[str, object]:
         "updated_ms": sandbox.updated_ms,
         "status_updated_ms": sandbox.status_updated_ms,
         "is_persistent": sandbox.is_persistent,
-        "vcpus": sandbox.vcpus,
+        "resources": sandbox.resources.to_json(),
         "policy": policy_to_json(sandbox.policy),
         "tags": dict(sandbox.tags),
         "ports": list(sandbox.ports),
@@ -132,6 +127,7 @@ def sandbox_from_json(body: Mapping[str, object]) -> Sandbox:
     """
     fields = dict(body)
     fields["policy"] = parse_policy(fields.get("policy"))
+    fields["resources"] = Resources(**fields["resources"])  # type: ignore[arg-type] # see below
     ports = fields.get("ports")
     fields["ports"] = tuple(ports) if isinstance(ports, list) else ()
     # The file is our own, in a folder that only the user can write.

@@ -10,7 +10,7 @@ import os
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -99,6 +99,10 @@ class Watchdog:
     def start(self) -> None:
         """Begin to watch."""
         threading.Thread(target=self._watch, name="sandbox-watchdog", daemon=True).start()
+
+    def limit_memory(self, memory_bytes: int) -> None:
+        """Let the sandbox have so much memory from now on."""
+        self._limits = replace(self._limits, memory_bytes=memory_bytes)
 
     def stop(self) -> None:
         """Watch no more. Twice is harmless."""

@@ -129,6 +129,18 @@ def test_kill_after_ends_with_137(box: sdk.SyncSandbox) -> None:
     assert done.returncode == 137
 
 
+def test_resources_limit_the_memory(client: sdk.SyncSandboxClient) -> None:
+    """A program that takes more memory than was asked for is ended, and told why."""
+    eat = "import time; kept = bytearray(600 << 20); time.sleep(20)"
+    asked = sdk.SandboxResources(memory=512)
+    with client.create_sandbox(name="small", persistent=False, resources=asked) as box:
+        done = box.run_process("python3", ["-c", eat], capture_output=True)
+
+    assert done.stderr is not None
+    assert (done.returncode, box.memory) == (137, 512)
+    assert "over its limit of 512 MiB of memory" in done.stderr
+
+
 def test_created_process_waits_and_keeps_its_logs(box: sdk.SyncSandbox) -> None:
     """A process runs on its own; its output can be read again from the start."""
     process = box.create_process(
