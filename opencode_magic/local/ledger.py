@@ -18,6 +18,8 @@ from opencode_magic.local.payloads import ApiError, not_found
 from opencode_magic.local.state import LIVE_STATUSES, Sandbox, Session, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from opencode_magic.local.bodies import CreateRequest
     from opencode_magic.local.store import Store
 
@@ -195,6 +197,27 @@ def sandbox_of(request: CreateRequest, moment: int) -> Sandbox:
         snapshot_expiration_ms=request.snapshot_expiration_ms,
         keep_last_snapshots=request.keep_last_snapshots,
     )
+
+
+def require_secrets(sandbox: Sandbox, given: Collection[str] = ()) -> None:
+    """Refuse to run a sandbox without the values that it was given once.
+
+    Args:
+        sandbox: The sandbox, perhaps read from a disk that holds no secret.
+        given: Fields that its caller gives anew.
+
+    Raises:
+        ApiError: Some were lost with an earlier server. An update of those fields sets them again.
+    """
+    lost = sorted(sandbox.lost - set(given))
+    if lost:
+        kinds = {"env": "environment variables", "policy": "injected headers"}
+        fields = {"env": "env", "policy": "networkPolicy"}
+        message = (
+            f"the values of its {' and '.join(kinds[name] for name in lost)} were lost when the"
+            f" server ended: update {' and '.join(fields[name] for name in lost)} first"
+        )
+        raise ApiError(409, "sandbox_secrets_lost", message)
 
 
 def begin_session(sandbox: Sandbox, box_id: str, moment: int) -> Session:

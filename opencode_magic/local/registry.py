@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from opencode_magic.errors import HomeUnavailableError, OpencodeMagicError
 from opencode_magic.local.bodies import TIMEOUT_LIMIT_MS, forked
 from opencode_magic.local.box import new_box_id
-from opencode_magic.local.ledger import Ledger, begin_session, now_ms, sandbox_of
+from opencode_magic.local.ledger import Ledger, begin_session, now_ms, require_secrets, sandbox_of
 from opencode_magic.local.leftovers import start_ticks
 from opencode_magic.local.payloads import ApiError, bad_request
 from opencode_magic.local.snapshots import Snapshots
@@ -111,6 +111,7 @@ class Registry:
         """
         with self._name_lock(source):
             view = self.get(source)
+            require_secrets(view.sandbox, changes.keys())
             snapshot_id = view.sandbox.snapshot_id
             if not snapshot_id and view.sandbox.is_persistent and not view.session.is_live:
                 snapshot_id = self.snapshots.fold(
@@ -143,6 +144,7 @@ class Registry:
             if not (view.sandbox.is_persistent or view.sandbox.snapshot_id):
                 message = "Cannot resume sandbox: no snapshot available."
                 raise ApiError(410, "snapshot_not_found", message)
+            require_secrets(view.sandbox)
             box = self._start_box(view.sandbox, view.session.box_id)
             return replace(self._adopt(box, view.sandbox), is_resumed=True)
 
@@ -156,7 +158,8 @@ class Registry:
             wanted = changes.get("snapshot_id")
             if isinstance(wanted, str):
                 self.snapshots.get(wanted)
-            sandbox = self._ledger.change_sandbox(name, **changes)
+            lost = self._ledger.sandbox(name).lost - changes.keys()
+            sandbox = self._ledger.change_sandbox(name, **{**changes, "lost": lost})
             box = self._boxes.get(sandbox.session_id)
             if box is not None and "ports" in changes:
                 box.publish(sandbox.ports)

@@ -68,6 +68,8 @@ class Sandbox:
     snapshot_id: str = ""
     snapshot_expiration_ms: int | None = None
     keep_last_snapshots: Mapping[str, object] | None = None
+    lost: frozenset[str] = frozenset()
+    """Fields whose secret values went with the server that knew them: ``env``, ``policy``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ def sandbox_to_json(sandbox: Sandbox) -> dict[str, object]:
         "snapshot_id": sandbox.snapshot_id,
         "snapshot_expiration_ms": sandbox.snapshot_expiration_ms,
         "keep_last_snapshots": sandbox.keep_last_snapshots,
+        "lost": sorted(sandbox.lost | _secret_fields(sandbox)),
     }
 
 
@@ -130,6 +133,7 @@ def sandbox_from_json(body: Mapping[str, object]) -> Sandbox:
     fields["resources"] = Resources(**fields["resources"])  # type: ignore[arg-type] # see below
     ports = fields.get("ports")
     fields["ports"] = tuple(ports) if isinstance(ports, list) else ()
+    fields["lost"] = frozenset(str(name) for name in _texts(fields.get("lost")))
     # The file is our own, in a folder that only the user can write.
     return Sandbox(**fields)  # type: ignore[arg-type]
 
@@ -173,6 +177,17 @@ def policy_to_json(policy: NetworkPolicy) -> dict[str, object]:
         for entry in policy.hosts
     )
     return policy_to_wire(replace(policy, hosts=hosts))
+
+
+def _secret_fields(sandbox: Sandbox) -> frozenset[str]:
+    """Give the fields that hold values which no disk gets."""
+    injects = any(rule.headers for entry in sandbox.policy.hosts for rule in entry.rules)
+    held = {"env": bool(sandbox.env), "policy": injects}
+    return frozenset(name for name, is_secret in held.items() if is_secret)
+
+
+def _texts(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _without_values(rule: Rule) -> Rule:

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from opencode_magic.core.policy_wire import parse_policy
-from opencode_magic.local.ledger import Ledger
+from opencode_magic.local.ledger import Ledger, require_secrets
 from opencode_magic.local.leftovers import end_leftover, start_ticks
 from opencode_magic.local.payloads import ApiError
 from opencode_magic.local.snapshots import Snapshots
@@ -88,6 +89,20 @@ def test_no_secret_is_on_disk(store: Store, tmp_path: Path) -> None:
 
     assert "authorization" in text
     assert "planted" not in text
+
+
+def test_lost_secrets_are_known_until_they_are_given_again(store: Store) -> None:
+    """A record says which secrets it does not hold, also after it was read and written again."""
+    store.save(sandbox(), [session()])
+    found, sessions = next(store.load())
+    store.save(replace(found, lost=found.lost - {"env"}), sessions)
+    again, _ = next(store.load())
+    with pytest.raises(ApiError, match="update networkPolicy first") as caught:
+        require_secrets(again)
+    require_secrets(again, {"policy"})
+
+    assert [sorted(found.lost), sorted(again.lost)] == [["env", "policy"], ["policy"]]
+    assert caught.value.code == "sandbox_secrets_lost"
 
 
 def test_record_is_the_users_alone(store: Store, tmp_path: Path) -> None:

@@ -228,23 +228,51 @@ def running_in_after_start(server: LocalServer) -> list[int]:
 
 
 def test_persistent_sandbox_survives_a_crash(fresh_server: LocalServer) -> None:
-    """What a persistent sandbox had is there after a crash, with the policy but not the key."""
+    """A persistent sandbox is resumed after a crash, once it has its lost secrets again."""
     rule = sdk.NetworkPolicyRule(
         transform=[sdk.NetworkPolicyTransform(headers={"authorization": "Bearer planted-value"})]
     )
     policy = sdk.NetworkPolicy.custom(allow={"api.example.com": [rule]})
     client = fresh_server.client()
-    box = client.create_sandbox(name="lasting", persistent=True, network_policy=policy)
+    box = client.create_sandbox(
+        name="lasting", persistent=True, network_policy=policy, env={"HELD": "held"}
+    )
     box.fs.write_text("work.txt", "work")
     client.close()
     fresh_server.kill()
     fresh_server.start()
     client = fresh_server.client()
     again = client.get_sandbox(name="lasting")
-    text, readback = again.fs.read_text("work.txt"), again.network_policy
+    with pytest.raises(sdk.SandboxApiError, match="update env and networkPolicy first") as caught:
+        again.fs.read_text("work.txt")
+    again.update(network_policy=policy, env={"HELD": "again"})
+    text = again.fs.read_text("work.txt")
+    held = again.run_process("sh", ["-c", "echo $HELD"], capture_output=True).stdout
+    readback = again.network_policy
     client.close()
 
-    assert (text, readback.allowed_domains if readback else ()) == ("work", ("api.example.com",))
+    assert (caught.value.status_code, caught.value.code) == (409, "sandbox_secrets_lost")
+    assert (text, held) == ("work", "again\n")
+    assert (readback.allowed_domains if readback else ()) == ("api.example.com",)
+
+
+def test_persistent_sandbox_without_secrets_just_resumes(fresh_server: LocalServer) -> None:
+    """Who gave a sandbox no secret need not give it again, however often the server crashes."""
+    client = fresh_server.client()
+    box = client.create_sandbox(
+        name="plain", persistent=True, network_policy=sdk.NetworkPolicy.deny_all()
+    )
+    box.fs.write_text("work.txt", "work")
+    client.close()
+    texts = []
+    for _ in range(2):
+        fresh_server.kill()
+        fresh_server.start()
+        client = fresh_server.client()
+        texts.append(client.get_sandbox(name="plain").fs.read_text("work.txt"))
+        client.close()
+
+    assert texts == ["work", "work"]
 
 
 def test_disk_and_log_hold_no_secret(fresh_server: LocalServer) -> None:
