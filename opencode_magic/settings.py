@@ -61,6 +61,8 @@ class Settings:
     upstreams: tuple[str, ...] = ()
     """``HOST=127.0.0.1:PORT``: read only when the local server is started."""
     upstream_ca: Path | None = None
+    is_strict: bool = False
+    """The local home's firewall reads plain allowed hosts too; read when its server is started."""
     time_limit_s: float = DEFAULT_TIME_LIMIT_S
     """How long a sandbox lives without a heartbeat."""
     is_streaming: bool = True
@@ -163,6 +165,7 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "cloud_url": ("OPENCODE_MAGIC_CLOUD_URL",),
     "upstreams": ("OPENCODE_MAGIC_UPSTREAM",),
     "upstream_ca": ("OPENCODE_MAGIC_UPSTREAM_CA",),
+    "is_strict": ("OPENCODE_MAGIC_STRICT",),
     "time_limit_s": ("OPENCODE_MAGIC_TIME_LIMIT_S",),
     "is_streaming": ("OPENCODE_MAGIC_STREAM",),
     "cache_dir": ("OPENCODE_MAGIC_CACHE_DIR",),
@@ -248,6 +251,7 @@ def _settings(sources: _Sources, folder: Path) -> Settings:
         cloud_url=sources.text("cloud_url"),
         upstreams=sources.items("upstreams"),
         upstream_ca=Path(upstream_ca).expanduser().absolute() if upstream_ca else None,
+        is_strict=_is_on(sources, "is_strict", default=False),
         time_limit_s=_time_limit(sources),
         is_streaming=_is_on(sources, "is_streaming", default=True),
     )

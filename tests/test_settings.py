@@ -186,6 +186,8 @@ def test_folders_come_from_variables(folder: Path, tmp_path: Path) -> None:
 def test_streaming_can_be_switched_off(folder: Path) -> None:
     """OPENCODE_MAGIC_STREAM=0 asks for one final message."""
     assert not load_settings(folder=folder, environ={"OPENCODE_MAGIC_STREAM": "0"}).is_streaming
+    assert load_settings(folder=folder, environ={"OPENCODE_MAGIC_STRICT": "1"}).is_strict
+    assert not load_settings(folder=folder, environ={}).is_strict
 
 
 def test_private_folder_is_made_private(tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ class Status:
     error: str = ""
     next_step: str = ""
     warnings: tuple[str, ...] = ()
+    is_strict: bool = False
+    """Whether the firewall reads plain allowed hosts too, so that fronting is impossible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class LaunchStarted:
     is_key_outside: bool
     allowed_hosts: tuple[str, ...]
     has_egress_record: bool
+    is_strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +246,7 @@ def reduce(status: Status, event: StatusEvent) -> Status:  # noqa: C901, PLR0911
                 is_key_outside=event.is_key_outside,
                 allowed_hosts=event.allowed_hosts,
                 has_egress_record=event.has_egress_record,
+                is_strict=event.is_strict,
             )
         case StepStarted():
             return _with_step(status, event.name, state="running", started_ms=event.at_ms)

@@ -64,6 +64,8 @@ def status_line(status: Status) -> str:
     parts = [f"{status.phase.capitalize()}: {status.sandbox_name or 'no sandbox'}"]
     if status.home:
         parts.append(f"{status.home} home")
+    if status.is_strict:
+        parts.append("strict")
     if status.model:
         parts.append(f"{status.model} (scripted)" if status.is_scripted else status.model)
     if status.has_egress_record:

@@ -194,6 +194,8 @@ def _egress_row(status: Status) -> Row:
     if more:
         hosts.append(_muted(f"and {more} more"))
     line = [_muted("May leave"), *(hosts or [Span("nothing")])]
+    if status.is_strict:
+        line.append(_pill("strict", "good"))
     if not status.has_egress_record:
         return Row(tuple(line), (_muted("this home keeps no record"),))
     blocked = str(status.egress_blocked)

@@ -180,7 +180,8 @@ def _must_replace(running: ServerFile, settings: Settings, opencode: Path | None
     is_other_version = running.version != package_version() or running.protocol != PROTOCOL
     lacks_opencode = opencode is not None and running.opencode_version != VERSION
     lacks_upstream = not set(settings.upstreams) <= _texts(info.get("upstreams"))
-    if not (is_other_version or lacks_opencode or lacks_upstream):
+    is_laxer = settings.is_strict and info.get("is_strict") is not True
+    if not (is_other_version or lacks_opencode or lacks_upstream or is_laxer):
         return False
     if not info.get("sandboxes"):
         return True
@@ -189,10 +190,10 @@ def _must_replace(running: ServerFile, settings: Settings, opencode: Path | None
         raise SandboxConnectionError(
             f"a local server of version {running.version} still runs sandboxes", next_step=step
         )
-    if lacks_upstream:
+    if lacks_upstream or is_laxer:
+        lacking = "the upstreams that are set now" if lacks_upstream else "strict"
         raise SandboxConnectionError(
-            "the running local server was started without the upstreams that are set now",
-            next_step=step,
+            f"the running local server was started without {lacking}", next_step=step
         )
     return False
 
@@ -250,6 +251,8 @@ def _command(settings: Settings, state_dir: Path, opencode: Path | None) -> list
         command += ["--upstream", upstream]
     if settings.upstream_ca is not None:
         command += ["--upstream-ca", str(settings.upstream_ca)]
+    if settings.is_strict:
+        command.append("--strict")
     return command
 
 

@@ -104,7 +104,8 @@ def check_request(request: LaunchRequest) -> None:
     """Refuse what the chosen home cannot do, before anything is started.
 
     Raises:
-        HomeUnavailableError: The model is on this machine and the home is not.
+        HomeUnavailableError: The model is on this machine and the home is not, or the home has no
+            strict firewall.
     """
     if request.choice.home == "local":
         return
@@ -113,6 +114,11 @@ def check_request(request: LaunchRequest) -> None:
             "the scripted demo model runs on this machine, where the cloud home cannot reach it",
             next_step="put AI_GATEWAY_API_KEY=... into .env.local beside the notebook, or use "
             "%opencode_up --home local",
+        )
+    if request.settings.is_strict:
+        raise HomeUnavailableError(
+            "strict is the local home's alone: the cloud's firewall passes plain hosts unread",
+            next_step="use %opencode_up --home local --strict, or leave --strict out",
         )
     mapped = [request.model.host] if request.model.forward_url else [*request.settings.mappings]
     if mapped:

@@ -176,6 +176,7 @@ class Steps:
                 is_key_outside=self._model.is_key_outside,
                 allowed_hosts=tuple(entry.pattern for entry in self._policy().hosts),
                 has_egress_record=self._home == "local",
+                is_strict=self._settings.is_strict,
             )
         )
 

@@ -43,6 +43,7 @@ def up(
     base_url: str = "",
     minutes: int | None = None,
     mappings: Mapping[str, str] | None = None,
+    is_strict: bool = False,
     allow_unproven: bool = False,
     folder: Path | None = None,
 ) -> Status:
@@ -55,6 +56,8 @@ def up(
         base_url: An OpenAI-compatible endpoint.
         minutes: How long the sandbox lives without a sign of this process.
         mappings: Names that end in ``.internal``, and servers on this machine (local home only).
+        is_strict: The firewall reads plain allowed hosts too, so that fronting is impossible (local
+            home only).
         allow_unproven: Go on where no evidence can be had that the wall stands.
         folder: Where ``.env.local`` and ``.env`` are looked for, upwards; by default here.
 
@@ -67,6 +70,7 @@ def up(
         base_url=base_url,
         minutes=minutes,
         mappings=mappings,
+        is_strict=is_strict,
         folder=folder,
     )
     notice = billing_notice(found)
@@ -152,6 +156,7 @@ def settings(
     base_url: str = "",
     minutes: int | None = None,
     mappings: Mapping[str, str] | None = None,
+    is_strict: bool = False,
     folder: Path | None = None,
 ) -> Settings:
     """Read the settings, these arguments first.
@@ -166,4 +171,6 @@ def settings(
         given["time_limit_s"] = minutes * 60
     if mappings:
         given["mappings"] = dict(mappings)
+    if is_strict:
+        given["is_strict"] = True
     return load_settings(given, folder=folder)

@@ -41,6 +41,9 @@ def run_checks(settings: Settings, status: Status) -> tuple[Check, ...]:
     checks += [_binary(settings), _model(settings)]
     checks += _folders(settings)
     checks += _upstreams(settings)
+    if settings.is_strict:
+        detail = "the local home's firewall reads plain allowed hosts too; pinned certificates fail"
+        checks.append(Check("Strict", "ok", detail))
     checks.append(_sandbox(status))
     return tuple(checks)
 
@@ -85,11 +88,23 @@ def _local_home() -> Check:
 
 def _local_server(settings: Settings) -> Check:
     from opencode_magic.sandbox.connect import find_server  # noqa: PLC0415 - as above
+    from opencode_magic.sandbox.local_api import LocalApi  # noqa: PLC0415 - as above
 
     server = find_server(settings)
     if server is None:
         return Check("Local server", "ok", "not running; a launch starts it, and it ends when idle")
-    return Check("Local server", "ok", f"version {server.version}, process {server.pid}")
+    detail = f"version {server.version}, process {server.pid}"
+    return _tried(
+        "Local server",
+        lambda: detail + _ways(LocalApi(server.socket, server.token).info()),
+        "warning",
+    )
+
+
+def _ways(info: dict[str, object]) -> str:
+    """Say how a running server's firewall differs from the usual one."""
+    way_out = f", goes out by the proxy {info['way_out']}" if info.get("way_out") else ""
+    return way_out + (", strict" if info.get("is_strict") else "")
 
 
 def _cloud_home(settings: Settings) -> Check:

@@ -103,6 +103,11 @@ def test_hosts() -> None:
     assert none[1].startswith("Model none")
 
 
+def test_strict() -> None:
+    """A firewall that reads everything says so beside the hosts."""
+    assert "  [strict]  Allowed" in _lines(replace(LOCKED, is_strict=True))[2]
+
+
 def test_blocked_places() -> None:
     """The last five blocked places are shown, the latest first."""
     places = tuple(BlockedPlace(f"h{n}.example", n % 2, n + 1, "no", "pip") for n in range(7))

@@ -125,6 +125,17 @@ def test_server_without_the_asked_upstreams_is_replaced(settings: Settings) -> N
     assert ensure_server(replace(settings, upstreams=("example.com=127.0.0.1:9",))) == second
 
 
+def test_server_that_is_not_strict_is_replaced(settings: Settings) -> None:
+    """Strict counts when a server starts: an idle one without it makes room, and it stays."""
+    first = ensure_server(settings)
+
+    second = ensure_server(replace(settings, is_strict=True))
+
+    assert second.pid != first.pid
+    assert ensure_server(replace(settings, is_strict=True)) == second
+    assert ensure_server(settings) == second
+
+
 def test_two_kernels_at_once_share_one_server(settings: Settings) -> None:
     """Two first launches at the same moment end with one server."""
     found: list[ServerFile] = []

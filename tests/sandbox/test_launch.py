@@ -299,6 +299,14 @@ def test_scripted_model_is_refused_on_the_cloud(cloud: LaunchRequest, local: Lau
     assert events.seen == []
 
 
+def test_strict_is_refused_on_the_cloud(cloud: LaunchRequest) -> None:
+    """What the cloud's firewall cannot do is said before anything starts."""
+    strict = replace(cloud, settings=replace(cloud.settings, is_strict=True))
+
+    with pytest.raises(HomeUnavailableError, match="strict is the local home's alone"):
+        launch(strict, quick_server(), Events())
+
+
 def test_mapped_model_is_refused_on_the_cloud(cloud: LaunchRequest, local: LaunchRequest) -> None:
     """A name that leads to this machine is refused in one line on the cloud home."""
     mapped = replace(

@@ -88,6 +88,20 @@ def test_other_ways_out_are_shown(settings: Settings) -> None:
     assert "Upstreams" not in look(settings)
 
 
+def test_strict_is_shown(settings: Settings) -> None:
+    """Who asked for a strict firewall sees it, with what it costs."""
+    assert "pinned certificates" in look(replace(settings, is_strict=True))["Strict"].detail
+    assert "Strict" not in look(settings)
+
+
+def test_a_running_server_says_how_its_firewall_differs() -> None:
+    """The user's proxy and strictness stand in the server's own row."""
+    both = {"way_out": "proxy.example:8080", "is_strict": True}
+
+    assert doctor._ways(both) == ", goes out by the proxy proxy.example:8080, strict"
+    assert doctor._ways({"way_out": "", "is_strict": False}) == ""
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sockets with paths")
 def test_a_runtime_folder_that_is_too_long(settings: Settings) -> None:
     """A path that no socket can have is named with the variable to set."""

@@ -59,6 +59,12 @@ def up_arguments(func: F) -> F:
             ".internal (local home only). May be given several times.",
         ),
         argument(
+            "--strict",
+            action="store_true",
+            help="Let the firewall read plain allowed hosts too, so that none of them leads to its "
+            "neighbours on a shared CDN (local home only). Programs that pin certificates fail.",
+        ),
+        argument(
             "--unproven",
             action="store_true",
             help="Go on where no evidence can be had that the wall stands. A probe that gets "

@@ -112,4 +112,5 @@ class OpencodeMagics(Magics):
             base_url=given.base_url or self.base_url,
             minutes=given.time,
             mappings=dict(given.map),
+            is_strict=given.strict,
         )
