@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import threading
 import time
@@ -16,6 +17,8 @@ from vercel.sandbox import sync as sdk
 from tests.local.servers import wait_for
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.local.servers import LocalServer
 
 SERVE = ("-u", "-m", "http.server", "4096", "--bind", "127.0.0.1")
@@ -80,6 +83,35 @@ def test_run_process_streams_as_it_comes(box: sdk.SyncSandbox) -> None:
 
     assert writer.getvalue() == "one\ntwo\n"
     assert writer.at[-1] - writer.at[0] > 0.3
+
+
+def test_streams_interleave_in_the_order_of_writing(box: sdk.SyncSandbox) -> None:
+    """Who collects both streams in one place reads them as they were written."""
+    writer = TimedWriter()
+    script = "for i in 1 2 3; do echo out $i; sleep 0.05; echo err $i >&2; sleep 0.05; done"
+    box.run_process("sh", ["-c", script], stdout=writer, stderr=writer)
+
+    assert writer.getvalue() == "".join(f"out {i}\nerr {i}\n" for i in (1, 2, 3))
+
+
+def test_started_run_can_be_signalled(box: sdk.SyncSandbox) -> None:
+    """A run tells its process when it starts, and a trap in it answers the signal."""
+    script = "trap 'echo caught; exit 9' USR1; echo ready; while true; do sleep 0.05; done"
+    seen: list[sdk.SyncProcess] = []
+    writer = TimedWriter()
+    done: list[int] = []
+
+    def run() -> None:
+        result = box.run_process("sh", ["-c", script], stdout=writer, on_start=seen.append)
+        done.append(result.returncode)
+
+    runner = threading.Thread(target=run)
+    runner.start()
+    wait_for(lambda: "ready" in writer.getvalue(), 5)
+    seen[0].send_signal(signal.SIGUSR1)
+    runner.join(10)
+
+    assert (writer.getvalue(), done) == ("ready\ncaught\n", [9])
 
 
 def test_run_process_has_the_sandbox_environment(box: sdk.SyncSandbox) -> None:
@@ -172,6 +204,35 @@ def test_logs_follow_a_running_process(box: sdk.SyncSandbox) -> None:
     assert (first, process.stdout.read(), process.wait()) == ("early\n", "late word\n", 0)
 
 
+def test_logs_are_the_same_for_everyone(box: sdk.SyncSandbox) -> None:
+    """Readers at once, and one after the end, all get the whole output of both streams."""
+    script = "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; sleep 0.05; done"
+    process = box.create_process("sh", ["-c", script])
+    handles = [process, *(box.get_process(process.id) for _ in range(2))]
+    said: list[tuple[str | None, str | None]] = []
+    readers = [
+        threading.Thread(target=lambda handle=handle: said.append(handle.communicate()))
+        for handle in handles
+    ]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(10)
+    said.append(box.get_process(process.id).communicate())
+    out, err = ("".join(f"{name} {i}\n" for i in range(1, 6)) for name in ("out", "err"))
+
+    assert said == [(out, err)] * 4
+
+
+def test_kill_after_ends_a_created_process(box: sdk.SyncSandbox) -> None:
+    """The limit holds too where nobody waits."""
+    process = box.create_process(
+        "sh", ["-c", "trap '' TERM; sleep 30"], kill_after=timedelta(milliseconds=200)
+    )
+
+    assert process.wait() == 137
+
+
 def test_terminate_ends_with_143(box: sdk.SyncSandbox) -> None:
     """A signal ends a process with the code that shells give."""
     process = box.create_process("sleep", ["30"])
@@ -219,6 +280,38 @@ def test_files_of_any_bytes(box: sdk.SyncSandbox) -> None:
     box.fs.write_bytes("/tmp/blob", content)
 
     assert box.fs.read_bytes("/tmp/blob") == content
+
+
+def test_modes_are_kept(box: sdk.SyncSandbox) -> None:
+    """A program that is written as one can be run, and a closed file stays closed to others."""
+    box.fs.write_text("tool", "#!/bin/sh\necho ran\n", mode=0o755)
+    box.fs.write_text("closed", "x", mode=0o600)
+    stat = box.run_process("stat", ["-c", "%a", "tool", "closed"], capture_output=True)
+
+    assert box.run_process("./tool", capture_output=True).stdout == "ran\n"
+    assert stat.stdout == "755\n600\n"
+
+
+def test_odd_names_come_back(box: sdk.SyncSandbox) -> None:
+    """Names with spaces, quotes, dashes, newlines and other scripts are names."""
+    names = ["-rf", "a b", "a'b\"c", "new\nline", "$(id)", "grüße", "\u202eodd", "x" * 200]
+    for name in names:
+        box.fs.write_text(f"/vercel/odd/{name}", name)
+
+    assert sorted(entry.path for entry in box.fs.listdir("/vercel/odd")) == sorted(names)
+    assert [box.fs.read_text(f"/vercel/odd/{name}") for name in names] == names
+
+
+def test_link_that_leaves_leads_nowhere(box: sdk.SyncSandbox, tmp_path: Path) -> None:
+    """A link to a place of this machine is a link to nothing inside, to read and to write."""
+    (tmp_path / "secret").write_text("of the host")
+    box.run_process("ln", ["-s", str(tmp_path), "way-out"])
+    with pytest.raises(sdk.SandboxPathNotFoundError):
+        box.fs.read_text("way-out/secret")
+    with pytest.raises(sdk.SandboxFilesystemWriteError):
+        box.fs.write_text("way-out/planted", "x")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
 
 
 def test_empty_file(box: sdk.SyncSandbox) -> None:

@@ -227,54 +227,6 @@ def running_in_after_start(server: LocalServer) -> list[int]:
     return processes_with(f"mark-{server.base.name}")
 
 
-def test_persistent_sandbox_survives_a_crash(fresh_server: LocalServer) -> None:
-    """A persistent sandbox is resumed after a crash, once it has its lost secrets again."""
-    rule = sdk.NetworkPolicyRule(
-        transform=[sdk.NetworkPolicyTransform(headers={"authorization": "Bearer planted-value"})]
-    )
-    policy = sdk.NetworkPolicy.custom(allow={"api.example.com": [rule]})
-    client = fresh_server.client()
-    box = client.create_sandbox(
-        name="lasting", persistent=True, network_policy=policy, env={"HELD": "held"}
-    )
-    box.fs.write_text("work.txt", "work")
-    client.close()
-    fresh_server.kill()
-    fresh_server.start()
-    client = fresh_server.client()
-    again = client.get_sandbox(name="lasting")
-    with pytest.raises(sdk.SandboxApiError, match="update env and networkPolicy first") as caught:
-        again.fs.read_text("work.txt")
-    again.update(network_policy=policy, env={"HELD": "again"})
-    text = again.fs.read_text("work.txt")
-    held = again.run_process("sh", ["-c", "echo $HELD"], capture_output=True).stdout
-    readback = again.network_policy
-    client.close()
-
-    assert (caught.value.status_code, caught.value.code) == (409, "sandbox_secrets_lost")
-    assert (text, held) == ("work", "again\n")
-    assert (readback.allowed_domains if readback else ()) == ("api.example.com",)
-
-
-def test_persistent_sandbox_without_secrets_just_resumes(fresh_server: LocalServer) -> None:
-    """Who gave a sandbox no secret need not give it again, however often the server crashes."""
-    client = fresh_server.client()
-    box = client.create_sandbox(
-        name="plain", persistent=True, network_policy=sdk.NetworkPolicy.deny_all()
-    )
-    box.fs.write_text("work.txt", "work")
-    client.close()
-    texts = []
-    for _ in range(2):
-        fresh_server.kill()
-        fresh_server.start()
-        client = fresh_server.client()
-        texts.append(client.get_sandbox(name="plain").fs.read_text("work.txt"))
-        client.close()
-
-    assert texts == ["work", "work"]
-
-
 def test_disk_and_log_hold_no_secret(fresh_server: LocalServer) -> None:
     """Injected values, environment values and the token are on no disk but the state file's."""
     rule = sdk.NetworkPolicyRule(
