@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from harness import goal, interleaved, keep, median_row, print_table
 from vercel.sandbox.sync import SnapshotSource
 
-from opencode_magic.sandbox.connect import connect_local, ensure_server
+from opencode_magic.sandbox.connect import connect_local, ensure_server, reap
 from opencode_magic.settings import load_settings
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class Bench:
         os.environ["OPENCODE_MAGIC_RUNTIME_DIR"] = str(base / "run")
         os.environ["OPENCODE_MAGIC_STATE_DIR"] = str(base / "state")
         self._base = base
-        connection = connect_local(ensure_server(load_settings()))
+        self._server = ensure_server(load_settings())
+        connection = connect_local(self._server)
         assert connection.local is not None
         self._connection, self._client, self._local = (
             connection,
@@ -91,9 +92,12 @@ class Bench:
         self._source = self._make_snapshot()
 
     def close(self) -> None:
-        """End the server and all that it runs."""
+        """End the server and all that it runs, and wait until it is gone."""
         self._local.shutdown()
         self._connection.close()
+        while Path(f"/proc/{self._server.pid}").exists():
+            reap()
+            time.sleep(0.02)
 
     def create_ms(self) -> float:
         """Create with a keeper ready, and run one command."""
