@@ -1,4 +1,4 @@
-"""``python -m opencode_magic.local``: serve, list, stop, doctor."""
+"""``python -m opencode_magic.local``: serve, list, stop, doctor, prove."""
 
 from __future__ import annotations
 
@@ -73,6 +73,14 @@ def _doctor(_: argparse.Namespace) -> int:
     return 1 if any(check.state == "blocked" for check in found) else 0
 
 
+def _prove(_: argparse.Namespace) -> int:
+    from opencode_magic.local.prove import prove, table  # noqa: PLC0415 - only this command needs it
+
+    found = prove()
+    _say(table(found))
+    return 1 if any(check.state != "ok" for check in found) else 0
+
+
 def _call(runtime_dir: Path, method: str, path: str) -> object | None:
     """Ask the running server; None where none answers."""
     try:
@@ -140,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         ("list", _list, "show what runs and what is kept"),
         ("stop", _stop, "end the server with all its sandboxes"),
         ("doctor", _doctor, "say what isolation needs and what is missing here"),
+        ("prove", _prove, "make a sandbox, try to get out of it in every known way, and tell"),
     )
     for name, run, text in rest:
         commands.add_parser(name, help=text).set_defaults(run=run)

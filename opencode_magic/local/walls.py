@@ -1,7 +1,7 @@
 """Attempts to get out of a sandbox, to be made from inside: for ``prove`` and for the tests.
 
 Each is one Python expression, tried in a process of its own. The wall holds where it raises an
-error; what the firewall decides is not tried here.
+error; what the firewall decides is tried by ``walls_network``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 30.0
 BROKEN = 99
 """The outcome of an attempt that failed for a reason of its own."""
+STEP = "do not use the local home on this machine, and tell us"
 
 _ATTEMPTS = {
     "unshare user": "call(UNSHARE, 0x10000000)",
@@ -151,7 +152,7 @@ def judge(outcomes: Mapping[str, int]) -> tuple[Check, ...]:
             name,
             "blocked",
             "it worked" if outcome == 0 else "it could not be tried",
-            "do not use the local home on this machine, and tell us",
+            STEP,
         )
         for name, outcome in outcomes.items()
     )

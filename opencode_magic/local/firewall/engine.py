@@ -11,11 +11,12 @@ from opencode_magic.local.firewall.front import Front
 from opencode_magic.local.firewall.gate import Gate
 from opencode_magic.local.firewall.programs import ProgramFinder
 from opencode_magic.local.firewall.relay import Relay
+from opencode_magic.local.firewall.resolve import look_up
 from opencode_magic.local.firewall.wall import Wall
 from opencode_magic.local.firewall.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from opencode_magic.core.policy import NetworkPolicy
@@ -50,6 +51,7 @@ class Firewall:
         allow_loopback_forward: bool = False,
         is_strict: bool = False,
         way_out: WayOut | None = None,
+        look_up: Callable[[str, int], Sequence[str]] = look_up,
     ) -> None:
         """Prepare; nothing is accepted before :meth:`start`.
 
@@ -66,6 +68,7 @@ class Firewall:
                 hosts.
             is_strict: Plain allowed hosts are terminated as well, so that fronting is impossible.
             way_out: The user's upstream proxy, asked after the verdict.
+            look_up: Gives the addresses of an allowed name; by default this machine's resolver.
         """
         self._wall = Wall(
             policy,
@@ -76,6 +79,7 @@ class Firewall:
             allow_loopback_forward=allow_loopback_forward,
             is_strict=is_strict,
             way_out=way_out,
+            look_up=look_up,
         )
         streams = [sock for sock in listeners.values() if sock.type == socket.SOCK_STREAM]
         self._wall.programs = ProgramFinder(streams[0]) if streams else None

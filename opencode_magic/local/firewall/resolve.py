@@ -16,7 +16,7 @@ from opencode_magic.core.policy import REASON_SUBNET_DENIED, decide_address
 from opencode_magic.local.firewall.way_out import WayOutError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from opencode_magic.core.policy import NetworkPolicy
     from opencode_magic.local.firewall.way_out import WayOut
@@ -30,6 +30,17 @@ ADDRESS_LIMIT = 4
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
+
+
+def look_up(host: str, port: int) -> Sequence[str]:
+    """Give the addresses of a name as this machine knows them, the best one first.
+
+    Raises:
+        OSError: It has none.
+        UnicodeError: It cannot be asked for.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class AddressRefusedError(Exception):
@@ -60,9 +71,11 @@ class Resolver:
         self,
         upstreams: Mapping[str, tuple[str, int]] | None = None,
         way_out: WayOut | None = None,
+        look_up: Callable[[str, int], Sequence[str]] = look_up,
     ) -> None:
         self._upstreams = dict(upstreams or {})
         self._way_out = way_out
+        self._look_up = look_up
 
     def is_mapped(self, host: str) -> bool:
         """Whether the user said where this name leads."""
@@ -80,13 +93,12 @@ class Resolver:
             return Target(host, port, (mapped,))
         way_out = self._way_out if self._way_out and self._way_out.is_for(host) else None
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            names = self._look_up(host, port)
         except (OSError, UnicodeError) as exc:
             if way_out is not None:
                 # Behind such a proxy names of the internet often resolve nowhere else.
                 return Target(host, port, (), way_out)
             raise UnreachableError(REASON_NOT_FOUND) from exc
-        names = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
         addresses = tuple((name, port) for name in names)
         return self._checked(policy, Target(host, port, addresses, way_out))
 

@@ -13,10 +13,10 @@ from opencode_magic.local.firewall.connections import Connections
 from opencode_magic.local.firewall.dns import SyntheticAddresses
 from opencode_magic.local.firewall.quota import Quota
 from opencode_magic.local.firewall.record import Attempt, Outcome
-from opencode_magic.local.firewall.resolve import Resolver, is_subnet_denied
+from opencode_magic.local.firewall.resolve import Resolver, is_subnet_denied, look_up
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from opencode_magic.local.firewall.ca import SandboxCA
@@ -43,11 +43,12 @@ class Wall:
         allow_loopback_forward: bool,
         is_strict: bool,
         way_out: WayOut | None,
+        look_up: Callable[[str, int], Sequence[str]] = look_up,
     ) -> None:
         self.policy = policy
         self.ca = ca
         self.record = record
-        self.resolver = Resolver(upstreams, way_out)
+        self.resolver = Resolver(upstreams, way_out, look_up)
         self.allow_loopback_forward = allow_loopback_forward
         self.is_strict = is_strict
         self.connections = Connections(limit=CONNECTION_LIMIT)
