@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 20.0
 ROOT = Path(__file__).parents[2]
+PYTHONPATH = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
+VERSION = sys.version_info[:2]
 PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
 
 
@@ -81,12 +83,14 @@ class LocalServer:
         """Make the folders of an ordinary user, who will run the server."""
         made = cls.make()
         if os.geteuid() == 0:
-            program = open_python()
-            version = "import sys; sys.exit(sys.version_info[:2] != " + f"{sys.version_info[:2]})"
-            if subprocess.run([program, "-c", version], check=False).returncode:
+            made.python = (*drop(), f"PYTHONPATH={PYTHONPATH}", open_python())
+            # Folders may be root's alone, and compiled packages fit one version of Python.
+            fits = (
+                f"import sys, uvicorn, opencode_magic; sys.exit({VERSION} != sys.version_info[:2])"
+            )
+            if subprocess.run([*made.python, "-c", fits], cwd="/", check=False).returncode:
                 made.close()
                 pytest.skip("no Python that an ordinary user may run fits the packages")
-            made.python = (*drop(), program)
             os.chown(made.base, ORDINARY_UID, ORDINARY_UID)
         return made
 
@@ -117,7 +121,7 @@ class LocalServer:
                 stdout=output,
                 stderr=output,
                 env={
-                    "PYTHONPATH": os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")]),
+                    "PYTHONPATH": PYTHONPATH,
                     **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
                     **self.environment,
                 },
