@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.errors import OpencodeMagicError
-from opencode_magic.local import commands, image
+from opencode_magic.local import commands, image, versions
 from opencode_magic.local.firewall.ca import SandboxCA
 from opencode_magic.local.firewall.engine import Firewall
 from opencode_magic.local.firewall.record import EgressLog
@@ -231,6 +231,7 @@ class BoxFactory:
             HomeUnavailableError: Isolation cannot be had here.
             SandboxError: The sandbox cannot be built.
         """
+        versions.require_same()
         started = time.monotonic()
         options = self.options
         keeper = Keeper.prepare(KeeperPlace(options.boxes, options.opencode))

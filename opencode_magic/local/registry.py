@@ -322,6 +322,8 @@ class Registry:
                 box = self._factory.make(box_id, sandbox.policy)
             else:
                 box = self._factory.take(sandbox.policy)
+        except ApiError:
+            raise
         except HomeUnavailableError as exc:
             raise ApiError(503, "isolation_unavailable", str(exc)) from exc
         except OpencodeMagicError as exc:

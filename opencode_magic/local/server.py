@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import importlib.metadata
 import logging
 import os
 import resource
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from opencode_magic.core import opencode
 from opencode_magic.errors import SandboxError
+from opencode_magic.local import versions
 from opencode_magic.local.box import BoxFactory, BoxOptions
 from opencode_magic.local.company import find_way_out, load_authorities
 from opencode_magic.local.demo_model import DemoModel
@@ -177,7 +177,7 @@ class _Server:
             "pid": os.getpid(),
             "socket": str(options.runtime_dir / "api.sock") if is_socket else "",
             "url": "http://local/api" if is_socket else f"http://{address[0]}:{address[1]}/api",
-            "version": _version(),
+            "version": versions.RUNNING,
             "protocol": PROTOCOL,
             "started_ms": time.time_ns() // 1_000_000,
             "demo_model_url": self._demo.start() if self._demo is not None else "",
@@ -281,10 +281,3 @@ def _log_to(path: Path) -> logging.Handler:
     # It would log whole tracebacks, whose text may repeat what a caller sent.
     logging.getLogger("uvicorn.error").disabled = True
     return handler
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("opencode-magic")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"

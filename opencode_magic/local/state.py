@@ -7,6 +7,7 @@ a session runs, and a session does not outlive its server.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as fields_of
 from typing import TYPE_CHECKING, Literal
 
 from opencode_magic.core.policy import NetworkPolicy
@@ -125,12 +126,13 @@ def sandbox_from_json(body: Mapping[str, object]) -> Sandbox:
     """Read the disk form of a sandbox.
 
     Raises:
-        TypeError: A field is missing or unknown.
+        TypeError: A field is missing.
         PolicyError: The policy cannot be parsed.
     """
-    fields = dict(body)
+    fields = _known(Sandbox, body)
     fields["policy"] = parse_policy(fields.get("policy"))
-    fields["resources"] = Resources(**fields["resources"])  # type: ignore[arg-type] # see below
+    resources = fields.get("resources")
+    fields["resources"] = Resources(**_known(Resources, resources))  # type: ignore[arg-type] # see below
     ports = fields.get("ports")
     fields["ports"] = tuple(ports) if isinstance(ports, list) else ()
     fields["lost"] = frozenset(str(name) for name in _texts(fields.get("lost")))
@@ -161,10 +163,10 @@ def session_from_json(body: Mapping[str, object]) -> Session:
     """Read the disk form of a session.
 
     Raises:
-        TypeError: A field is missing or unknown.
+        TypeError: A field is missing.
         PolicyError: The policy cannot be parsed.
     """
-    fields = dict(body)
+    fields = _known(Session, body)
     fields["policy"] = parse_policy(fields.get("policy"))
     # The file is our own, in a folder that only the user can write.
     return Session(**fields)  # type: ignore[arg-type]
@@ -177,6 +179,13 @@ def policy_to_json(policy: NetworkPolicy) -> dict[str, object]:
         for entry in policy.hosts
     )
     return policy_to_wire(replace(policy, hosts=hosts))
+
+
+def _known(kind: type, body: object) -> dict[str, object]:
+    """Give the fields that this version knows: the record may be of an earlier or a later one."""
+    names = {item.name for item in fields_of(kind)}
+    items = body.items() if isinstance(body, dict) else ()
+    return {name: item for name, item in items if name in names}
 
 
 def _secret_fields(sandbox: Sandbox) -> frozenset[str]:

@@ -144,11 +144,14 @@ class Store:
     def sweep(self, box_ids: set[str], now_ms: int) -> None:
         """Remove what nothing refers to: boxes beside the given ones, and kept files past due.
 
-        A folder that was made a moment ago may belong to a sandbox that is being created.
+        A folder that was made a moment ago may belong to a sandbox that is being created, and one
+        that a record names which cannot be read is left to whoever can.
         """
+        aside = [_text_of(path) for path in self._sandboxes.glob("*.unreadable")]
         for folder in self.boxes.iterdir():
             is_settled = folder.lstat().st_mtime * 1000 < now_ms - SETTLED_MS
-            if folder.name not in box_ids and is_settled:
+            is_named = any(folder.name in text for text in aside)
+            if folder.name not in box_ids and is_settled and not is_named:
                 remove_tree(folder)
         for kept in self.kept():
             if kept.until_ms <= now_ms:
@@ -160,6 +163,12 @@ class Store:
             number += 1
             folder = self._kept / f"{name}-{number}"
         return folder
+
+
+def _text_of(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -219,6 +219,30 @@ def test_lost_folders_are_swept_and_fresh_ones_are_not(store: Store) -> None:
     assert [path.name for path in store.boxes.iterdir()] == ["box_used"]
 
 
+def test_folder_of_an_unreadable_record_is_left(store: Store, tmp_path: Path) -> None:
+    """Files whose record cannot be read, as after a downgrade, are not taken for lost."""
+    fill(store.boxes / "box_bad", work="work")
+    (tmp_path / "sandboxes/bad.json").write_text('{"sessions": [{"box_id": "box_bad"}]}')
+    loaded = list(store.load())
+    now_ms = int((store.boxes / "box_bad").stat().st_mtime * 1000)
+    store.sweep(set(), now_ms + SETTLED_MS + 1000)
+
+    assert (loaded, (store.boxes / "box_bad/work").read_text()) == ([], "work")
+
+
+def test_record_of_another_version_is_read(store: Store, tmp_path: Path) -> None:
+    """Fields that this version does not know are passed over, and missing ones have defaults."""
+    store.save(sandbox(), [session()])
+    path = tmp_path / "sandboxes/one.json"
+    body = json.loads(path.read_bytes())
+    del body["sandbox"]["resources"], body["sandbox"]["lost"], body["sessions"][0]["stop_reason"]
+    body["sandbox"]["later"] = body["sessions"][0]["later"] = 1
+    path.write_text(json.dumps(body))
+    found, sessions = next(store.load())
+
+    assert (found.name, found.resources.vcpus, sessions[0].box_id) == ("one", 2, "box_one")
+
+
 def test_snapshot_survives_a_restart_and_expires(store: Store) -> None:
     """A snapshot is found again, and removed with its files when its time is over."""
     fill(store.boxes / "box_one/home", work="work")
