@@ -84,8 +84,6 @@ class Connection:
             self.cut_reason = reason
             for sock in self._sockets:
                 with contextlib.suppress(OSError):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
-                with contextlib.suppress(OSError):
                     # The base class: an SSLSocket's own would take its state from the thread
                     # that serves it.
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
@@ -131,7 +129,10 @@ class Connections:
         """Cut those that are meant; give their number."""
         with self._lock:
             live = list(self._live.values())
-        return sum(connection.cut(reason) for connection in live if is_meant(connection))
+        meant = [connection for connection in live if is_meant(connection)]
+        # Those that a thread waits for come last: each that wakes takes its turn of this one's.
+        meant.sort(key=lambda connection: connection.is_terminated)
+        return sum(connection.cut(reason) for connection in meant)
 
 
 def drain(sock: socket.socket, *, timeout_s: float) -> None:

@@ -110,7 +110,8 @@ class Firewall:
         """Put another policy in force at once; give the number of connections it cut."""
         with self._lock:
             self._wall.policy = policy
-            return self._wall.connections.cut(REASON_POLICY, self._wall.is_forbidden)
+            with self._relay.resting():
+                return self._wall.connections.cut(REASON_POLICY, self._wall.is_forbidden)
 
     def cut(self, host: str) -> int:
         """Cut the live connections to a host, or to all under ``*.``; give their number."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from opencode_magic.local.firewall.connections import Connection
 
@@ -27,6 +27,7 @@ ROUNDS = 8
 """How many chunks of one connection are copied before the others get their turn."""
 IDLE_TIMEOUT_S = 900.0
 _SWEEP_S = 5.0
+_REST_S = 0.5
 _logger = logging.getLogger(__name__)
 _READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 
@@ -78,6 +79,8 @@ class Relay:
         self._fresh: deque[_Pair] = deque()
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
         self._is_closed = False
+        self._may_copy = threading.Event()
+        self._may_copy.set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="firewall-relay", daemon=True)
 
@@ -110,6 +113,15 @@ class Relay:
                 return
         self._end(pair, "the firewall ended")
 
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Copy nothing for a moment: who cuts many connections needs the interpreter alone."""
+        self._may_copy.clear()
+        try:
+            yield
+        finally:
+            self._may_copy.set()
+
     def close(self) -> None:
         """End all pairs and the thread."""
         with self._lock:
@@ -126,6 +138,8 @@ class Relay:
         swept_s = time.monotonic()
         while not self._is_closed:
             for fd, events in self._poll.poll(_SWEEP_S):
+                if not self._may_copy.is_set():
+                    self._may_copy.wait(_REST_S)
                 if fd == self._wake:
                     self._admit()
                 elif (end := self._ends.get(fd)) is not None:

@@ -66,6 +66,18 @@ def test_bytes_go_both_ways(spliced: Spliced) -> None:
     assert (spliced.connection.bytes_out, spliced.connection.bytes_in) == (4, 6)
 
 
+def test_nothing_is_copied_while_the_relay_rests(relay: Relay, spliced: Spliced) -> None:
+    """What is sent in the meantime arrives afterwards."""
+    spliced.upstream.settimeout(0.05)
+    with relay.resting():
+        spliced.program.sendall(b"later")
+        with pytest.raises(TimeoutError):
+            spliced.upstream.recv(10)
+    spliced.upstream.settimeout(LIMIT_S)
+
+    assert spliced.upstream.recv(10) == b"later"
+
+
 def test_half_closed_connections_go_on(spliced: Spliced) -> None:
     """After the program has ended its side, the upstream's answer still arrives."""
     spliced.program.sendall(b"question")
