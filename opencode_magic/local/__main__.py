@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,11 +64,13 @@ def _stop(options: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     from opencode_magic.local.doctor import checks  # noqa: PLC0415 - only this command needs it
 
     found = checks()
-    for check in found:
+    if options.json:
+        _say(json.dumps([asdict(check) for check in found]))
+    for check in () if options.json else found:
         step = f" Next: {check.next_step}" if check.next_step else ""
         _say(f"{check.state:<8} {check.name}: {check.detail}{step}")
     return 1 if any(check.state == "blocked" for check in found) else 0
@@ -152,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, run, text in rest:
         commands.add_parser(name, help=text).set_defaults(run=run)
+    commands.choices["doctor"].add_argument(
+        "--json", action="store_true", help="print the checks as a JSON list"
+    )
     for command in commands.choices.values():
         command.add_argument("--runtime-dir", type=Path, default=_default_runtime_dir())
     return parser

@@ -234,7 +234,7 @@ def _start(settings: Settings, opencode: Path | None) -> ServerFile:
             stdout=output,
             stderr=output,
             cwd="/",
-            env=_environment(),
+            env=server_environment(),
             # A session of its own: Jupyter's Interrupt goes to the kernel's whole process group.
             start_new_session=True,
         )
@@ -256,8 +256,8 @@ def _command(settings: Settings, state_dir: Path, opencode: Path | None) -> list
     return command
 
 
-def _environment() -> dict[str, str]:
-    """Give the server's environment: no key and no token of the kernel's."""
+def server_environment() -> dict[str, str]:
+    """Give the environment of the local home's processes: no key and no token of the kernel's."""
     prefixes = ("LC_", "XDG_", "COVERAGE_", "OPENCODE_MAGIC_TEST_")
     names = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LOGNAME", "SSL_CERT_FILE"}
     names |= {"SSL_CERT_DIR", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"}

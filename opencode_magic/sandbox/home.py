@@ -18,16 +18,6 @@ if TYPE_CHECKING:
 
 CLOUD_STEP = "use the cloud home: %opencode_up --home cloud"
 
-APPARMOR_PROFILE = """\
-abi <abi/4.0>,
-include <tunables/global>
-profile bwrap /usr/bin/bwrap flags=(unconfined) {
-  userns,
-  include if exists <local/bwrap>
-}
-"""
-"""For Ubuntu 24.04 and later, as ``/etc/apparmor.d/bwrap``; then ``systemctl reload apparmor``."""
-
 PROBE_TIMEOUT_S = 5.0
 
 

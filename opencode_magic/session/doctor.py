@@ -13,7 +13,7 @@ from opencode_magic.core.providers import DEMO_MODEL, choose_model
 from opencode_magic.errors import OpencodeMagicError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from opencode_magic.core.checks import CheckState
@@ -32,11 +32,10 @@ _PROGRAMS = (
 
 
 def run_checks(settings: Settings, status: Status) -> tuple[Check, ...]:
-    """Look at everything a launch needs. Starts nothing, sends nothing, never raises."""
-    checks: list[Check] = [_python()]
-    if sys.platform == "linux":
-        checks += _programs()
-    checks += [_local_home(), _local_server(settings), _cloud_home(settings)]
+    """Look at everything a launch needs. Leaves nothing running, sends nothing, never raises."""
+    machine = tuple(_machine()) if sys.platform == "linux" else ()
+    checks: list[Check] = [_python(), *machine]
+    checks += [_local_home(machine), _local_server(settings), _cloud_home(settings)]
     checks.append(_chosen_home(settings))
     checks += [_binary(settings), _model(settings)]
     checks += _folders(settings)
@@ -53,6 +52,13 @@ def _python() -> Check:
     return Check("Python", "ok", detail)
 
 
+def _machine() -> Iterable[Check]:
+    """Give what the local home itself says of this machine, else which programs are there."""
+    from opencode_magic.sandbox.machine import local_checks  # noqa: PLC0415 - loads the SDK's side only here
+
+    return local_checks() or _programs()
+
+
 def _programs() -> Iterator[Check]:
     for name, program, package in _PROGRAMS:
         found = shutil.which(program)
@@ -67,23 +73,14 @@ def _programs() -> Iterator[Check]:
             )
 
 
-def _local_home() -> Check:
-    from opencode_magic.sandbox.home import (  # noqa: PLC0415 - loads the SDK's side only here
-        APPARMOR_PROFILE,
-        probe_local,
-    )
+def _local_home(machine: Sequence[Check]) -> Check:
+    from opencode_magic.sandbox.home import probe_local  # noqa: PLC0415 - loads the SDK's side only here
 
     probe = probe_local()
     if probe.is_ok:
         return Check("Local home", "ok", f"{probe.reason}; user namespaces work")
-    next_step = probe.next_step
-    if "AppArmor profile that" in next_step:
-        profile = " ".join(APPARMOR_PROFILE.split())
-        next_step = (
-            f"as root, write this into /etc/apparmor.d/bwrap and run systemctl reload apparmor: "
-            f"{profile}"
-        )
-    return Check("Local home", "blocked", probe.reason, next_step)
+    known = next((check.next_step for check in machine if check.state == "blocked"), "")
+    return Check("Local home", "blocked", probe.reason, known or probe.next_step)
 
 
 def _local_server(settings: Settings) -> Check:

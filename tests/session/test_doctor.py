@@ -2,19 +2,20 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from opencode_magic.core.checks import Check
 from opencode_magic.core.status import Status
-from opencode_magic.sandbox import home
+from opencode_magic.sandbox import home, machine
 from opencode_magic.session import doctor
 from opencode_magic.session.doctor import run_checks
 
 if TYPE_CHECKING:
-    from opencode_magic.core.checks import Check
     from opencode_magic.settings import Settings
 
 KEY = "sk-planted-0123456789"
@@ -48,25 +49,40 @@ def test_a_machine_that_lacks_everything(
 
     checks = look(settings)
 
-    assert checks["bubblewrap"].next_step == "install it: apt-get install bubblewrap"
+    assert "apt-get install bubblewrap" in checks["bubblewrap"].next_step
     assert {checks[name].state for name in ("bubblewrap", "ripgrep", "git")} == {"blocked"}
     assert checks["Local home"].state == "blocked"
     assert checks["Home to be used"].state == "blocked"
 
 
-def test_the_apparmor_profile_is_printed(
+@pytest.mark.skipif(sys.platform != "linux", reason="the local home is Linux's")
+def test_the_local_home_says_itself_what_it_finds(settings: Settings) -> None:
+    """What isolation needs of this machine is told by the local home's own doctor."""
+    checks = look(settings)
+
+    assert {checks[name].state for name in ("Kernel", "User namespaces", "Certificates")} == {"ok"}
+
+
+def test_without_the_local_homes_answer_the_programs_are_looked_for(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where AppArmor is in the way the whole profile stands in the next step."""
-    step = "ask your administrator for the AppArmor profile that %opencode_doctor prints"
-    probe = home.LocalProbe(is_ok=False, reason="no namespaces", next_step=step)
+    """Where its doctor cannot be run, the programs are still looked for."""
+    monkeypatch.setattr(machine, "local_checks", tuple)
+
+    checks = look(settings)
+
+    assert "Kernel" not in checks
+    assert "bubblewrap" in checks
+
+
+def test_the_next_step_is_the_one_of_what_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the local home knows what is in the way, its step is given, such as the profile."""
+    probe = home.LocalProbe(is_ok=False, reason="no namespaces", next_step="ask")
     monkeypatch.setattr(home, "probe_local", lambda: probe)
+    found = (Check("Kernel", "ok"), Check("User namespaces", "blocked", "AppArmor", "a profile"))
 
-    local = doctor._local_home()
-
-    assert local.state == "blocked"
-    assert "/etc/apparmor.d/bwrap" in local.next_step
-    assert "profile bwrap /usr/bin/bwrap flags=(unconfined)" in local.next_step
+    assert doctor._local_home(found).next_step == "a profile"
+    assert doctor._local_home(()).next_step == "ask"
 
 
 def test_the_model(settings: Settings) -> None:
