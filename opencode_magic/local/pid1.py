@@ -14,9 +14,12 @@ import select
 import signal
 import socket
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from opencode_magic.local.wire import MessageReader, WireError, send_message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PR_SET_DUMPABLE = 4
 _SHELL_SIGNAL_BASE = 128
@@ -96,7 +99,12 @@ class _Spawner:
                 os.close(fd)
 
     def _spawn(self, message: dict[str, object], fds: list[int]) -> dict[str, object]:
-        """Start a program; the pipe closes at exec, or says what went wrong before."""
+        """Start a program; the pipe closes at exec, or says what went wrong before.
+
+        What can be known before the fork is: a forked copy pays for every page that it touches.
+        """
+        limits = list(_limits(message.get("limits")))
+        program = _find(message)
         reading, writing = os.pipe()
         try:
             pid = os.fork()
@@ -105,7 +113,7 @@ class _Spawner:
             os.close(writing)
             return {"event": "failed", "stage": "fork", "errno": exc.errno}
         if pid == 0:
-            _become(message, fds, writing)
+            _become(message, fds, writing, limits=limits, program=program)
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
             trouble = pipe.read().decode()
@@ -153,7 +161,39 @@ def _code(status: int) -> int:
     return code if code >= 0 else _SHELL_SIGNAL_BASE - code
 
 
-def _become(message: dict[str, object], fds: list[int], writing: int) -> NoReturn:
+def _find(message: dict[str, object]) -> str | None:
+    """Give where a bare name is found, if that is certain; else whoever executes it looks."""
+    argv, env = message.get("argv"), message.get("env")
+    if not (isinstance(argv, list) and argv and isinstance(env, dict) and "PATH" in env):
+        return None
+    for folder in str(env["PATH"]).split(os.pathsep):
+        if "/" in argv[0] or not folder.startswith("/"):
+            return None
+        place = f"{folder}/{argv[0]}"
+        with contextlib.suppress(ValueError):  # no path at all: who executes it says so
+            if os.access(place, os.X_OK) and os.path.isfile(place):  # noqa: PTH113 - light imports
+                return place
+    return None
+
+
+def _limits(limits: object) -> Iterator[tuple[int, tuple[int, int]]]:
+    for name, value in limits.items() if isinstance(limits, dict) else ():
+        number = getattr(resource, f"RLIMIT_{name}")
+        _soft, hard = resource.getrlimit(number)
+        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        # SIGXCPU first, which says what happened; SIGKILL for those who go on.
+        grace = 2 if name == "CPU" else 0
+        yield number, (most, most + grace)
+
+
+def _become(
+    message: dict[str, object],
+    fds: list[int],
+    writing: int,
+    *,
+    limits: list[tuple[int, tuple[int, int]]],
+    program: str | None,
+) -> NoReturn:
     """Turn the forked process into the program, or say on the pipe what failed."""
     stage = "setup"
     try:
@@ -165,31 +205,26 @@ def _become(message: dict[str, object], fds: list[int], writing: int) -> NoRetur
         for target, fd in enumerate(fds):
             os.dup2(fd, target)
         stage = "limits"
-        _limit(message["limits"])
+        with contextlib.suppress(OSError):
+            score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+            os.write(score, b"700")
+            os.close(score)
+        for limit, most in limits:
+            resource.setrlimit(limit, most)
         stage = "cwd"
         os.chdir(str(message["cwd"]))
         stage = "exec"
         argv, env = message["argv"], message["env"]
         if isinstance(argv, list) and isinstance(env, dict):
+            if program is not None:
+                with contextlib.suppress(OSError):
+                    os.execve(program, argv, env)  # noqa: S606 - no shell is wanted
             os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted
     except OSError as exc:
         os.write(writing, f"{stage}:{exc.errno}".encode())
     except BaseException:  # noqa: BLE001 - a forked copy must never run on
         os.write(writing, f"{stage}:0".encode())
     os._exit(127)
-
-
-def _limit(limits: object) -> None:
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123 - light imports
-        score.write("700")
-    if isinstance(limits, dict):
-        for name, value in limits.items():
-            number = getattr(resource, f"RLIMIT_{name}")
-            _soft, hard = resource.getrlimit(number)
-            most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            # SIGXCPU first, which says what happened; SIGKILL for those who go on.
-            grace = 2 if name == "CPU" else 0
-            resource.setrlimit(number, (most, most + grace))
 
 
 if __name__ == "__main__":

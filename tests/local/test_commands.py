@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from opencode_magic.errors import OpencodeMagicError
 from opencode_magic.local import commands
 from opencode_magic.local.children import BadFolderError, ExecutableNotFoundError
 from opencode_magic.local.commands import StdinUnavailableError
@@ -217,6 +218,31 @@ def test_a_missing_program_is_named(box: Sandbox, name: str) -> None:
     """A program that is not there, or is none, is refused with its name."""
     with pytest.raises(ExecutableNotFoundError, match=f"'{name}'"):
         box.start(name)
+
+
+def test_a_name_is_looked_up_as_a_shell_does(box: Sandbox) -> None:
+    """The first folder of PATH that has such a program wins; folders and closed files do not."""
+    made = """
+mkdir -p one/tool two three; echo 'echo two' > two/tool; cp two/tool three/tool
+sed -i 's/^/#!\\/bin\\/sh\\n/; s/two/three/' three/tool; chmod 755 three/tool; chmod 644 two/tool
+"""
+    box.shell(made)
+    found = "/vercel/one:/vercel/two:/vercel/three:/usr/bin"
+
+    assert box.run("tool", env={"PATH": found}) == (0, "three\n")
+    assert box.run("tool", env={"PATH": "three"}) == (0, "three\n")
+    assert box.run("true", env={"PATH": "/nowhere:/usr/bin"}) == (0, "")
+    with pytest.raises(ExecutableNotFoundError):
+        box.start("tool", env={"PATH": "/vercel/one:/vercel/two"})
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "", "."])
+def test_a_name_that_is_none_ends_nothing(box: Sandbox, name: str) -> None:
+    """What no program can be called is refused, and the sandbox runs on."""
+    with pytest.raises(OpencodeMagicError):
+        box.start(name)
+
+    assert box.run("echo", "on") == (0, "on\n")
 
 
 @pytest.mark.parametrize("folder", ["/nope", "/etc/passwd"])
