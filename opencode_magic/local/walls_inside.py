@@ -12,7 +12,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
            "Sec-WebSocket-Key: Y2FuYXJ5Y2FuYXJ5Y2FuYQ==")
 QUIC = b"\xc3\0\0\0\1\x08canary??\0\0\x44\xd0".ljust(1200, b"\0")
-FIRST_PORT, BLOCK, CROWD_BLOCK = 20000, 10, 600
+FIRST_PORT, BLOCK, CROWD_BLOCK = 20000, 10, 2100
 ports, free_ports = [], iter(())
 
 def bound(address, kind):
@@ -137,7 +137,10 @@ def crowd(count):
 def past_half_open(count):
     held = [connected(V4, 443) for _ in range(count)]
     for sock in held:
-        sock.send(b"\x16")
+        try:
+            sock.send(b"\x16")
+        except OSError:
+            pass  # the firewall keeps no more than it can hold
     return secure(V4, CANARY, get(CANARY))
 
 def redirected():
