@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from opencode_magic.local.firewall.way_out import WayOut
 
 COMMANDS_KEPT = 200
-OUTPUT_KEPT_BYTES = 64 * 1024 * 1024
+OUTPUT_KEPT_BYTES = commands.LOG_LIMIT_BYTES
 """Ended commands beyond this number, or with more output than this, are forgotten, oldest first."""
 log = logging.getLogger(__name__)
 
@@ -66,14 +66,11 @@ class RunningCommand:
         self.command = command
         self.bytes_written = 0
         self.stdin_lock = threading.Lock()
-        self._kept_bytes: int | None = None
 
     @property
     def kept_bytes(self) -> int:
         """How much output is kept of a command that has ended; 0 while it runs."""
-        if self._kept_bytes is None and self.command.exit_code is not None:
-            self._kept_bytes = sum(len(output.data) for output in self.command.outputs())
-        return self._kept_bytes or 0
+        return 0 if self.command.exit_code is None else self.command.kept_bytes
 
     def payload(self, session_id: str) -> dict[str, object]:
         """Give the command as the API shows it."""

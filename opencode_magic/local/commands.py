@@ -30,7 +30,7 @@ __all__ = ["Command", "CommandSpec", "Output", "StdinUnavailableError", "Stream"
 
 LOG_LIMIT_BYTES = 256 * 1024 * 1024
 """What is kept of a command's output, most of it on disk; beyond that the oldest is dropped."""
-_PIECES_AT_ONCE = 64
+PIECES_AT_ONCE = 64
 
 
 class StdinUnavailableError(UsageMistake):
@@ -82,10 +82,21 @@ class Command:
         """How much of the oldest output is not kept any more."""
         return self._log.dropped_bytes
 
-    def outputs(self, after: int = -1) -> list[Output]:
-        """Give what is kept of the output after an index, oldest first. Does not wait."""
+    @property
+    def kept_bytes(self) -> int:
+        """How much of the output is kept."""
         with self._news:
-            return list(self._log.after(after))
+            return self._log.kept_bytes
+
+    def outputs(self, after: int = -1, *, most: int | None = None) -> list[Output]:
+        """Give what is kept of the output after an index, oldest first. Does not wait.
+
+        Args:
+            after: The index of the last piece that is known already.
+            most: How many pieces to give at most; without it all of them, which may be much.
+        """
+        with self._news:
+            return list(itertools.islice(self._log.after(after), most))
 
     def follow(self, after: int = -1) -> Iterator[Output]:
         """Give output from the start (or after an index) and as it comes, until the exit."""
@@ -96,7 +107,7 @@ class Command:
                 )
                 # Asked in this order: what came before the end is then among what was found.
                 is_over = self.exit_code is not None
-                found = list(itertools.islice(self._log.after(after), _PIECES_AT_ONCE))
+                found = list(itertools.islice(self._log.after(after), PIECES_AT_ONCE))
             yield from found
             after = found[-1].index if found else after
             if is_over and not found:

@@ -53,6 +53,11 @@ class OutputLog:
         """The index that the next output will have."""
         return self._first_index + len(self._pieces)
 
+    @property
+    def kept_bytes(self) -> int:
+        """How much of the output is kept."""
+        return self._written_bytes - self._pieces[0].start if self._pieces else 0
+
     def append(self, stream: Stream, data: bytes) -> None:
         """Keep a piece of output, and drop the oldest ones where the limit asks for it."""
         data = data[-self._limit_bytes :]

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from opencode_magic.local.commands import PIECES_AT_ONCE
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -47,13 +49,13 @@ async def batches(command: Command) -> AsyncIterator[list[Output]]:
             changed.clear()
             # Asked first: output that came before the end is then in the batch.
             is_over = command.exit_code is not None
-            outputs = command.outputs(after)
+            outputs = command.outputs(after, most=PIECES_AT_ONCE)
             if outputs:
                 after = outputs[-1].index
                 yield outputs
             elif is_over:
                 return
-            if not is_over:
+            else:
                 await changed.wait()
     finally:
         undo()

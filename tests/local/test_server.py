@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -300,6 +301,33 @@ def keepers_of(pid: int) -> list[int]:
         if b"opencode_magic.local\0serve" in Path(f"/proc/{pid}/cmdline").read_bytes():
             return above
         above.append(pid)
+
+
+def test_much_output_takes_little_memory(fresh_server: LocalServer) -> None:
+    """Output is kept on disk: neither keeping nor replaying it fills the server's memory."""
+    client = fresh_server.client()
+    box = client.create_sandbox(name="loud", persistent=False)
+    process = box.create_process("sh", ["-c", "head -c 150000000 /dev/zero | tr '\\0' x"])
+    process.wait()
+    box.run_process("true")
+    before_kb = memory_peak_kb(fresh_server)
+    path = f"/api/v2/sandboxes/sessions/{box.current_session_id}/cmd/{process.id}/logs"
+    with closing(fresh_server.connection()) as connection:
+        connection.request("GET", path, headers={"authorization": f"Bearer {fresh_server.token}"})
+        response = connection.getresponse()
+        size = sum(len(piece) for piece in iter(lambda: response.read(1 << 20), b""))
+    after_kb = memory_peak_kb(fresh_server)
+    client.close()
+
+    assert size > 150_000_000
+    assert after_kb < before_kb + 60_000
+    assert before_kb < 150_000
+
+
+def memory_peak_kb(server: LocalServer) -> int:
+    assert server.process is not None
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def test_list_and_stop_commands(fresh_server: LocalServer) -> None:
