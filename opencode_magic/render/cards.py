@@ -54,10 +54,7 @@ def status_blocks(
         status = replace(status, error="")
     match status.phase:
         case "down":
-            return (
-                Card((Row((_strong("Down"), _muted("no sandbox is running"))),)),
-                *_trouble(status),
-            )
+            return (Card(_ended_rows(status, zone)), *_trouble(status))
         case "launching":
             return (
                 Card((_launching_row(status, now_ms), _steps(status, now_ms))),
@@ -160,6 +157,17 @@ def _step_row(step: Step, now_ms: int) -> StepRow:
 def _running_rows(status: Status, now_ms: int, zone: tzinfo | None) -> tuple[Row, ...]:
     left = (_muted(words.time_left(status.expires_ms - now_ms)),) if status.expires_ms else ()
     return (Row(_verdict(status, zone), left), _model_row(status), _egress_row(status))
+
+
+def _ended_rows(status: Status, zone: tzinfo | None) -> tuple[Row, ...]:
+    """Say that nothing runs, and what there was: a saved notebook keeps this card."""
+    if not status.sandbox_name:
+        return (Row((_strong("Down"), _muted("no sandbox is running"))),)
+    line = [_strong("Down"), *_name(status)]
+    if status.proof is not None and status.proof.verdict == "proven":
+        line.append(_muted(f"was proven {words.clock(status.proof.at_ms, zone)}"))
+    head = Row(tuple(line), (_muted("no sandbox is running"),))
+    return (head, _model_row(status), _egress_row(status)) if status.model else (head,)
 
 
 def _verdict(status: Status, zone: tzinfo | None) -> Line:

@@ -88,7 +88,7 @@ PROSE = "font-size:14px;line-height:1.55;overflow-wrap:anywhere;margin:8px 0;"
 TAIL = "white-space:pre-wrap;"
 CODE = (
     "background:rgba(128,128,128,.1);border-radius:6px;padding:8px 12px;font-size:12px;"
-    "overflow-x:auto;margin:6px 0 10px 0;"
+    f"font-family:{_MONO};overflow-x:auto;margin:6px 0 10px 0;"
 )
 WRAPPED = f"{CODE}white-space:pre-wrap;overflow-wrap:anywhere;"
 FOLD = "margin:3px 0;"

@@ -127,7 +127,7 @@ def test_down_leaves_the_card() -> None:
     panel.show(DOWN)
     panel.retire()
 
-    assert _cards(screen)[-1].text == "Down  no sandbox is running"
+    assert _cards(screen)[-1].text == "Down  quiet-heron  local home  (no sandbox is running)"
     assert screen.messages[-1].data == {"text/plain": ""}
     assert screen.messages[-1].is_update
     assert panel._buttons is None
@@ -238,7 +238,7 @@ def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.split("\n")
     assert [line for line in lines if "quiet-heron" in line or "Down" in line] == [
         "[✓ Locked]  quiet-heron  local home  proven 12:04:31  (43 min left)",
-        "Down  no sandbox is running",
+        "Down  quiet-heron  local home  (no sandbox is running)",
     ]
 
 

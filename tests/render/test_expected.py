@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 
@@ -38,6 +39,7 @@ CARDS: dict[str, tuple[Block, ...]] = {
     "cloud": _status(samples.CLOUD),
     "not-launched": _status(samples.NOT_LAUNCHED),
     "down-status": _status(Status()),
+    "down-after": _status(replace(samples.LOCKED, phase="down")),
     "reply": turn_blocks(samples.TURN),
     "reply-streaming": turn_blocks(samples.STREAMING),
     "reply-failed": turn_blocks(samples.LONG_TURN),
