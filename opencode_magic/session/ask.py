@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from opencode_magic.session.seams import RunningSandbox
     from opencode_magic.session.session import Session
 
+END_KNOWN_S = 2.0
+END_POLL_S = 0.05
 SETTLE_S = 0.5
 """How long the firewall may take to say what it saw until the turn's end."""
 
@@ -103,7 +106,7 @@ def ask_agent(
             keep(reply)
     assert reply is not None, "run_turn shows the last frame before it returns"
     if reply.state == "failed":
-        is_alive = session.is_alive()
+        is_alive = _is_alive_after(session)
         if not asking.keep_going:
             raise _failure(reply, is_alive=is_alive)
     return reply
@@ -157,6 +160,22 @@ def _require_alive(session: Session) -> None:
             session.require_up()
 
 
+def _is_alive_after(session: Session) -> bool:
+    """Ask after a failure whether the sandbox runs.
+
+    Where the agent's events have stopped too, the end of its process may be about to be known.
+    """
+    until_s = time.monotonic() + END_KNOWN_S
+    while session.is_alive():
+        try:
+            session.agent.reader.wait_ready(timeout_s=END_POLL_S)
+        except AgentError:
+            if time.monotonic() < until_s:
+                continue
+        return True
+    return False
+
+
 def _run(
     session: Session, asking: Asking, prompt: Prompt, view: EndingView, approver: Approver
 ) -> None:
@@ -178,7 +197,7 @@ def _run(
             stop=session.stop_asked,
         )
     except AgentError:
-        session.is_alive()
+        _is_alive_after(session)
         raise
     finally:
         turn = view.turn

@@ -63,6 +63,8 @@ class Kernel:
             **variables,
         }
         self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(base / "k"))
+        # A busy machine needs more than the usual 5 s to end a kernel as it wants to end.
+        self.manager.shutdown_wait_time = END_TIMEOUT_S
         self.manager.start_kernel(env=env, cwd=str(base / "work"))
         self.client: Any = self.manager.blocking_client()  # jupyter_client has no types here
         self.client.start_channels()
