@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING
 
-from opencode_magic.core import opencode
+from opencode_magic.core import opencode, surroundings
 from opencode_magic.errors import SandboxError
 from opencode_magic.local import versions
 from opencode_magic.local.box import BoxFactory, BoxOptions
@@ -187,6 +187,7 @@ class _Server:
             ],
             "way_out": f"{self._way_out.host}:{self._way_out.port}" if self._way_out else "",
             "is_strict": options.is_strict,
+            "surroundings": surroundings.digest(os.environ),
         }
 
     def _remove(self, name: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opencode_magic.core import surroundings
 from opencode_magic.core.opencode import VERSION
 from opencode_magic.errors import SandboxConnectionError
 from opencode_magic.sandbox.credentials import find_credentials
@@ -128,8 +129,9 @@ def connect_local(server: ServerFile) -> Connection:
 def ensure_server(settings: Settings, *, opencode: Path | None = None) -> ServerFile:
     """Give a local server that answers: the running one, or one that is started now.
 
-    A running one of another version of this package is ended and replaced where it holds no
-    sandbox, and refused with the next step where it does and speaks another protocol.
+    A running one of another version of this package, or that was started with another proxy or
+    other certificate authorities, is ended and replaced where it holds no sandbox. It is refused
+    with the next step where it does and speaks another protocol, or lacks what the settings ask.
 
     Raises:
         SandboxConnectionError: It does not start, or the running one cannot be used.
@@ -181,7 +183,8 @@ def _must_replace(running: ServerFile, settings: Settings, opencode: Path | None
     lacks_opencode = opencode is not None and running.opencode_version != VERSION
     lacks_upstream = not set(settings.upstreams) <= _texts(info.get("upstreams"))
     is_laxer = settings.is_strict and info.get("is_strict") is not True
-    if not (is_other_version or lacks_opencode or lacks_upstream or is_laxer):
+    goes_elsewhere = info.get("surroundings") != surroundings.digest(os.environ)
+    if not (is_other_version or lacks_opencode or lacks_upstream or is_laxer or goes_elsewhere):
         return False
     if not info.get("sandboxes"):
         return True
@@ -259,8 +262,7 @@ def _command(settings: Settings, state_dir: Path, opencode: Path | None) -> list
 def server_environment() -> dict[str, str]:
     """Give the environment of the local home's processes: no key and no token of the kernel's."""
     prefixes = ("LC_", "XDG_", "COVERAGE_", "OPENCODE_MAGIC_TEST_")
-    names = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LOGNAME", "SSL_CERT_FILE"}
-    names |= {"SSL_CERT_DIR", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"}
+    names = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LOGNAME", *surroundings.NAMES}
     env = {
         name: value
         for name, value in os.environ.items()

@@ -136,6 +136,32 @@ def test_server_that_is_not_strict_is_replaced(settings: Settings) -> None:
     assert ensure_server(settings) == second
 
 
+def test_server_of_another_proxy_is_replaced(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way out counts when a server starts: an idle one makes room when the user's changes."""
+    first = ensure_server(settings)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:8080")
+
+    second = ensure_server(settings)
+
+    assert second.pid != first.pid
+    assert LocalApi(second.socket, second.token).info()["way_out"] == "proxy.example:8080"
+    assert ensure_server(settings) == second
+
+
+def test_proxy_that_cannot_be_used_is_told(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong with the user's proxy is the error of the launch, without a password."""
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://me:SECRET@proxy.example")
+
+    with pytest.raises(SandboxConnectionError, match="must be an http:// URL") as caught:
+        ensure_server(settings)
+
+    assert "SECRET" not in str(caught.value)
+
+
 def test_two_kernels_at_once_share_one_server(settings: Settings) -> None:
     """Two first launches at the same moment end with one server."""
     found: list[ServerFile] = []
