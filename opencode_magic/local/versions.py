@@ -32,7 +32,7 @@ def require_same() -> None:
     now = installed()
     if now != RUNNING:
         message = (
-            f"this server is of version {RUNNING}, and version {now} is installed by now: end its"
-            " sandboxes, and the next launch starts a server of that version"
+            f"the local server is of version {RUNNING}, and version {now} is installed by now."
+            " Next: end its sandboxes with %opencode_down, and launch again"
         )
         raise ApiError(503, "server_outdated", message)
