@@ -182,11 +182,14 @@ def copy_tree(source: Path, target: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
+        env={**os.environ, "LC_ALL": "C"},
     )
     if done.returncode:
         remove_tree(target)
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise SandboxError(f"the files could not be copied: {lines[-1] if lines else 'cp failed'}")
+        # The reason alone: the path before it may have thousands of characters.
+        reason = lines[-1].rpartition(": ")[2] if lines else "cp failed"
+        raise SandboxError(f"the files could not be copied: {reason}")
 
 
 def remove_tree(folder: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import sysconfig
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,13 +15,23 @@ from vercel.sandbox import sync as sdk
 
 from opencode_magic.errors import SandboxConnectionError
 from opencode_magic.sandbox import connect as connecting
-from opencode_magic.sandbox.connect import connect_local, ensure_server, package_version
-from opencode_magic.sandbox.local_api import LocalApi, ServerFile, load_server_file
-from opencode_magic.settings import Settings, load_settings
+from opencode_magic.sandbox.connect import (
+    connect_local,
+    ensure_server,
+    find_server,
+    package_version,
+    server_environment,
+)
+from opencode_magic.sandbox.local_api import LocalApi
+from opencode_magic.settings import load_settings, make_private_dir
 from tests.local.servers import ROOT, LocalServer, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from opencode_magic.sandbox.local_api import ServerFile
+    from opencode_magic.settings import Settings
 
 OLD = "0.0.9"
 
@@ -60,11 +71,25 @@ def settings() -> Iterator[Settings]:
     """Settings with folders of the test's own; a server that runs there is ended."""
     found = load_settings()
     yield found
-    server = load_server_file(found.runtime_dir / "server.json")
+    server = find_server(found)
     if server is not None:
         LocalApi(server.socket, server.token).shutdown()
-        wait_for(lambda: not is_running(server), 10)
+        wait_for(lambda: find_server(found) is None, 10)
     connecting.reap()
+
+
+@dataclass(slots=True)
+class OldServer:
+    """The server of the old version."""
+
+    process: subprocess.Popen[bytes]
+    file: ServerFile
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its process has ended."""
+        wait_for(lambda: self.process.poll() is not None, 5)
+        return self.process.poll() is not None
 
 
 @pytest.fixture
@@ -75,19 +100,45 @@ def installation(settings: Settings) -> Iterator[Installation]:
     shutil.rmtree(base)
 
 
-def is_running(server: ServerFile) -> bool:
-    connecting.reap()
-    return Path(f"/proc/{server.pid}").exists()
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Servers that a test started, which are waited for."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        process.terminate()
+        process.wait(20)
 
 
-def start(settings: Settings, installation: Installation) -> ServerFile:
-    """Start the old version's server, as the old version would."""
+@pytest.fixture
+def start(
+    settings: Settings, installation: Installation, processes: list[subprocess.Popen[bytes]]
+) -> Callable[[], OldServer]:
+    """Give what starts the old version's server as the old version would."""
     path = os.pathsep.join([str(installation.folder), sysconfig.get_path("purelib")])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connecting, "_environment", lambda: {**os.environ, "PYTHONPATH": path})
-        server = ensure_server(settings)
-    assert server.version == OLD
-    return server
+
+    def run() -> OldServer:
+        command = [sys.executable, "-P", "-m", "opencode_magic.local", "serve"]
+        command += ["--runtime-dir", str(make_private_dir(settings.runtime_dir))]
+        command += ["--state-dir", str(make_private_dir(settings.state_dir) / "local")]
+        environment = {**server_environment(), "PYTHONPATH": path}
+        processes.append(
+            subprocess.Popen(
+                command,
+                env=environment,
+                cwd="/",
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
+        wait_for(lambda: find_server(settings) is not None, 20)
+        server = find_server(settings)
+        assert server is not None
+        assert server.version == OLD
+        return OldServer(processes[-1], server)
+
+    return run
 
 
 def create(server: ServerFile, name: str) -> str:
@@ -115,23 +166,23 @@ def stop(server: ServerFile, name: str) -> None:
 
 
 def test_idle_server_of_the_old_version_makes_room(
-    settings: Settings, installation: Installation
+    settings: Settings, start: Callable[[], OldServer]
 ) -> None:
     """The new version ends an old server that runs nothing, and reads what it left."""
-    old = start(settings, installation)
-    create(old, "work")
-    stop(old, "work")
+    old = start()
+    create(old.file, "work")
+    stop(old.file, "work")
     new = ensure_server(settings)
 
-    assert (new.version, new.pid != old.pid, is_running(old)) == (package_version(), True, False)
+    assert (new.version, old.is_over) == (package_version(), True)
     assert read(new, "work") == "work"
 
 
 def test_old_server_with_a_sandbox_is_used_until_that_ends(
-    settings: Settings, installation: Installation
+    settings: Settings, start: Callable[[], OldServer]
 ) -> None:
     """A sandbox that runs is not ended for an upgrade; the next launch after it has the new one."""
-    old = start(settings, installation)
+    old = start().file
     create(old, "work")
     meanwhile = ensure_server(settings)
     text = read(meanwhile, "work")
@@ -143,11 +194,11 @@ def test_old_server_with_a_sandbox_is_used_until_that_ends(
 
 
 def test_server_of_another_protocol_with_a_sandbox_is_named(
-    settings: Settings, installation: Installation
+    settings: Settings, installation: Installation, start: Callable[[], OldServer]
 ) -> None:
     """Where the two cannot talk, the user is told how to end the old one, and nothing is lost."""
     installation.speak(2)
-    old = start(settings, installation)
+    old = start().file
     create(old, "work")
     with pytest.raises(SandboxConnectionError, match=f"version {OLD} still runs sandboxes"):
         ensure_server(settings)
@@ -158,10 +209,10 @@ def test_server_of_another_protocol_with_a_sandbox_is_named(
 
 
 def test_server_starts_nothing_from_another_versions_files(
-    settings: Settings, installation: Installation
+    installation: Installation, start: Callable[[], OldServer]
 ) -> None:
     """After an upgrade in place what runs goes on, and what would be half of each is refused."""
-    old = start(settings, installation)
+    old = start().file
     create(old, "work")
     installation.name_version("0.0.10")
     with pytest.raises(sdk.SandboxApiError, match=r"version 0\.0\.10 is installed") as caught:
