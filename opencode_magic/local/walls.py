@@ -6,10 +6,14 @@ error; what the firewall decides is tried by ``walls_network``.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import platform
+import secrets
+import socket
+import tempfile
 from typing import TYPE_CHECKING
 
 from opencode_magic.core.checks import Check
@@ -18,7 +22,7 @@ from opencode_magic.local import image, seccomp
 from opencode_magic.local.commands import CommandSpec, run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from opencode_magic.local.keeper import Keeper
 
@@ -57,6 +61,14 @@ _ATTEMPTS = {
     "physical memory": "open('/proc/kcore', 'rb')",
     "page counts": "open('/proc/kpagecount', 'rb')",
     "timers": "open('/proc/timer_list')",
+    "a file of this machine": "open(FILE)",
+    "an abstract socket of this machine": "socket.socket(1, 1).connect('\\0' + ABSTRACT)",
+    "the administrator's files": "look_into('/root')",
+    "the users' files": "look_into('/home')",
+    "the users' sockets": "look_into('/run/user')",
+    "the system's bus": "socket.socket(1, 1).connect('/run/dbus/system_bus_socket')",
+    "the containers' socket": "socket.socket(1, 1).connect('/var/run/docker.sock')",
+    "the passwords": "open('/etc/shadow')",
     "a device": "open('/dev/sda', 'rb')",
     "making a device": "os.mknod('/var/tmp/sda', 0o60600, os.makedev(8, 0))",
     "kvm": "open('/dev/kvm', 'rb')",
@@ -97,6 +109,7 @@ def attempts() -> dict[str, str]:
 PROGRAM = """
 import ctypes, fcntl, json, os, resource, socket, struct, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
+FILE, ABSTRACT = sys.argv[2:]
 x86 = os.uname().machine == "x86_64"
 UNSHARE, CLONE, PERSONALITY, SOCKET = (272, 56, 135, 41) if x86 else (97, 220, 92, 198)
 def call(*words):
@@ -109,6 +122,8 @@ def netlink_route():
     sock.send(struct.pack("=IHHII", 28, 24, 0x405, 1, 0) + route)
     code = struct.unpack_from("=i", sock.recv(4096), 16)[0]
     if code: raise OSError(-code, os.strerror(-code))
+def look_into(folder):
+    if not os.listdir(folder): raise FileNotFoundError(2, "there is nothing in it")
 def attempt(expression):
     child = os.fork()
     if child == 0:
@@ -121,7 +136,10 @@ def attempt(expression):
     return code if code >= 0 else 128 - code
 print(json.dumps({name: attempt(text) for name, text in json.loads(sys.argv[1]).items()}))
 """
-"""Tries what its first argument holds as JSON; prints each outcome: an error number, 0 for none."""
+"""Tries what its first argument holds as JSON; prints each outcome: an error number, 0 for none.
+
+The others are a file and an abstract socket of this machine, which must not be seen inside.
+"""
 
 
 def try_all(keeper: Keeper) -> dict[str, int]:
@@ -130,15 +148,30 @@ def try_all(keeper: Keeper) -> dict[str, int]:
     Raises:
         SandboxError: The sandbox could not run the attempts at all.
     """
-    argv = [image.inside_python().program, "-I", "-c", PROGRAM, json.dumps(attempts())]
-    command = run(keeper, CommandSpec(argv), image.environment(has_opencode=False))
-    code = command.wait(TIMEOUT_S)
+    with canaries() as names:
+        argv = [image.inside_python().program, "-I", "-c", PROGRAM, json.dumps(attempts()), *names]
+        command = run(keeper, CommandSpec(argv), image.environment(has_opencode=False))
+        code = command.wait(TIMEOUT_S)
     outputs = command.outputs()
     if code != 0:
         said = b"".join(output.data for output in outputs)[-500:].decode(errors="replace")
         raise SandboxError(f"the attempts did not run to their end ({code}): {said}")
     text = b"".join(output.data for output in outputs if output.stream == "stdout")
     return {str(name): int(outcome) for name, outcome in json.loads(text).items()}
+
+
+@contextlib.contextmanager
+def canaries() -> Iterator[tuple[str, str]]:
+    """Give a file that every user here may read, and the name of an abstract socket."""
+    name = f"opencode-magic-canary-{secrets.token_hex(8)}"
+    with (
+        tempfile.NamedTemporaryFile(prefix=f"{name}-", dir="/tmp") as file,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+    ):
+        os.fchmod(file.fileno(), 0o644)
+        listener.bind(f"\0{name}")
+        listener.listen()
+        yield file.name, name
 
 
 def judge(outcomes: Mapping[str, int]) -> tuple[Check, ...]:

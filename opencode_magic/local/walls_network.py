@@ -45,6 +45,8 @@ INNER = {
     "unspecified.example": "0.0.0.0",
 }
 """Names that the policy allows, and where they lead outside: nowhere that may be reached."""
+WILD = "*.wild.example"
+"""Names that the policy allows, whatever stands before the dot."""
 
 ALLOWED = {
     "the allowed way": "secure(V4, CANARY, get(CANARY))",
@@ -107,6 +109,7 @@ _ATTEMPTS = {
     "DNS over TCP": "look_up(V4, 'blocked.example', is_tcp=True)",
     "DNS as a tunnel": "look_up('127.0.0.1', '.'.join(['d' * 60] * 3) + '.tunnel.example', 16)",
     "DNS as a tunnel, answer by NULL": "look_up('127.0.0.1', 'x' * 60 + '.tunnel.example', 10)",
+    "DNS as a tunnel below an allowed name": "look_up('127.0.0.1', 'd' * 60 + '.wild.example', 16)",
     "DNS over TLS": "tcp(V4, 853, b'canary?')",
     "DNS over HTTPS": "secure(V4, 'dns.example', get('dns.example', path='/dns-query'))",
     "something else on the DNS port": "udp(V4, 53, b'canary? not a question')",
@@ -133,6 +136,8 @@ _BY_KERNEL = {
     "ICMP without rights": "ping(socket.AF_INET, socket.SOCK_DGRAM, 1)",
 }
 """Refused by the kernel inside, before the firewall could see anything."""
+_UNASKED = {"DNS as a tunnel below an allowed name"}
+"""Allowed, and answered by the firewall itself with nothing: nobody outside is asked."""
 _KERNEL_ERRORS = {errno.EPERM, errno.EACCES, errno.ECONNREFUSED, errno.EPROTONOSUPPORT}
 
 
@@ -155,7 +160,7 @@ def attempts() -> dict[str, str]:
 def policy_for(canary_port: int) -> NetworkPolicy:
     """Give the policy that the attempts are made against: one host leads to the canary."""
     forward = [{"forwardURL": f"http://127.0.0.1:{canary_port}"}]
-    return parse_policy({"allow": {CANARY: forward, **{name: [] for name in INNER}}})
+    return parse_policy({"allow": {CANARY: forward, **{name: [] for name in (WILD, *INNER)}}})
 
 
 def arguments(canary_port: int) -> list[str]:
@@ -199,7 +204,11 @@ def judge(tried: Mapping[str, Tried], records: Sequence[EgressRecord]) -> tuple[
         for record in records
         if record.verdict == "blocked" and record.source_port
     }
-    return tuple(_judge_one(name, one, refusals) for name, one in tried.items())
+    answers = {record.source_port: record for record in records if record.channel == "dns"}
+    return tuple(
+        _judge_one(name, one, answers if name in _UNASKED else refusals)
+        for name, one in tried.items()
+    )
 
 
 def _judge_one(name: str, tried: Tried, refusals: Mapping[int, EgressRecord]) -> Check:
@@ -217,7 +226,8 @@ def _judge_one(name: str, tried: Tried, refusals: Mapping[int, EgressRecord]) ->
     elif tried.ports and all(port in refusals for port in tried.ports):
         record = refusals[tried.ports[-1]]
         more = f" and {len(tried.ports) - 1} more" if len(tried.ports) > 1 else ""
-        return Check(name, "ok", f"on record as {record.record_id}{more}: {record.reason}")
+        reason = "answered with nothing, and nobody asked" if name in _UNASKED else record.reason
+        return Check(name, "ok", f"on record as {record.record_id}{more}: {reason}")
     detail = f"nothing came back, and nothing shows that the wall refused it: {_met(tried)}"
     return Check(name, "blocked", detail, STEP)
 

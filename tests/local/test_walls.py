@@ -3,7 +3,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +25,7 @@ SHOWN_BY_CONTROL = {
     *("the firewall's port", "netfilter by netlink", "audit by netlink", "generic netlink"),
     *("another address", "ip_forward", "boot arguments", "sysfs", "another user"),
     *("the memory of process 1", "the files of process 1", "the environment of process 1"),
-    *("a core file", "the machine's name"),
+    *("a core file", "the machine's name", "a file of this machine"),
     *(
         f"call {name}"
         for name in (
@@ -82,11 +84,27 @@ def test_most_attempts_succeed_where_there_is_no_wall() -> None:
     argv += ["--ipc", "--uts", "--mount-proc", "--kill-child", "--", keepers.open_python()]
     argv += ["-I", "-c", walls.PROGRAM, json.dumps(walls.attempts())]
     user = keepers.drop() if os.geteuid() == 0 else []
-    said = subprocess.run([*user, *argv], capture_output=True, text=True, check=True, timeout=30)
+    with walls.canaries() as names:
+        said = subprocess.run(
+            [*user, *argv, *names], capture_output=True, text=True, check=True, timeout=30
+        )
     control = json.loads(said.stdout)
 
     assert {name for name in SHOWN_BY_CONTROL if control[name] not in REACHED} == set()
     assert control.keys() == walls.attempts().keys()
+
+
+def test_the_canaries_are_there_outside() -> None:
+    """What must not be seen inside can be reached on this machine, until it is over."""
+    with walls.canaries() as (file, name):
+        mode = Path(file).stat().st_mode & 0o777
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(f"\0{name}")
+
+    assert mode == 0o644
+    assert not Path(file).exists()
+    with socket.socket(socket.AF_UNIX) as sock, pytest.raises(ConnectionRefusedError):
+        sock.connect(f"\0{name}")
 
 
 def test_outcomes_become_checks() -> None:
