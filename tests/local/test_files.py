@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -190,3 +192,41 @@ def test_reader_that_leaves_disturbs_nobody(server: LocalServer, session_id: str
 
     assert whole == bytes(50_000_000)
     assert "cat" not in shell(server, session_id, "ps -eo comm")
+
+
+def test_writer_that_leaves_disturbs_nobody(server: LocalServer, session_id: str) -> None:
+    """An upload that is broken off ends its program, and the next one is whole."""
+    body = archive((member("vercel/half"), os.urandom(3_000_000)))
+    for _ in range(5):
+        connection = server.connection()
+        connection.putrequest("POST", f"/api{SESSIONS}/{session_id}/fs/write")
+        connection.putheader("authorization", f"Bearer {server.token}")
+        connection.putheader("transfer-encoding", "chunked")
+        connection.endheaders()
+        connection.send(b"%x\r\n%b\r\n" % (1_000_000, body[:1_000_000]))
+        connection.close()
+    wait_for(lambda: "tar" not in shell(server, session_id, "ps -eo comm"), 5)
+    left = shell(server, session_id, "ps -eo comm")
+    whole = write(server, session_id, body)
+
+    assert "tar" not in left
+    assert whole.status == 200
+    assert len(read(server, session_id, "/vercel/half").body) == 3_000_000
+
+
+def test_many_transfers_at_once(server: LocalServer, session_id: str) -> None:
+    """Files that go in and out side by side stay apart."""
+    contents = [os.urandom(400_000) for _ in range(12)]
+    came: dict[int, bytes] = {}
+
+    def carry(number: int) -> None:
+        write(server, session_id, archive((member(f"vercel/at-once/{number}"), contents[number])))
+        came[number] = read(server, session_id, f"/vercel/at-once/{number}").body
+
+    carriers = [threading.Thread(target=carry, args=(number,)) for number in range(len(contents))]
+    for carrier in carriers:
+        carrier.start()
+    for carrier in carriers:
+        carrier.join(30)
+
+    assert [came.get(number) for number in range(len(contents))] == contents
