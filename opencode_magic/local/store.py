@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import subprocess
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -207,17 +208,30 @@ def remove_tree(folder: Path) -> None:
 def measure(folder: Path) -> tuple[int, int]:
     """Count the regular files below a folder and their bytes. Links are not followed.
 
-    By `find`: a tree may be deeper than a walk in Python gets, and its paths longer than a name
-    may be.
+    By `find`: a tree may be deeper than a walk in Python gets, and its paths longer than a path
+    may be. Where there is none, or a lesser one, what a walk finds is better than nothing.
     """
-    done = subprocess.run(
-        ["find", str(folder), "-type", "f", "-printf", "%s\n"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-    )
-    sizes = [int(line) for line in done.stdout.splitlines()]
+    sizes = _find_sizes(folder) or list(_walk_sizes(folder))
     return len(sizes), sum(sizes)
+
+
+def _find_sizes(folder: Path) -> list[int]:
+    argv = ["find", str(folder), "-type", "f", "-printf", "%s\n"]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except FileNotFoundError:
+        return []
+    return [int(line) for line in done.stdout.splitlines()]
+
+
+def _walk_sizes(folder: Path) -> Iterator[int]:
+    with suppress(RecursionError):
+        for root, _, names in os.walk(folder):
+            for name in names:
+                with suppress(OSError):
+                    status = os.lstat(os.path.join(root, name))  # noqa: PTH118 - many files; text is faster
+                    if stat.S_ISREG(status.st_mode):
+                        yield status.st_size
 
 
 def write_json(path: Path, body: object) -> None:

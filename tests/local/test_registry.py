@@ -303,6 +303,18 @@ def test_deep_trees_are_measured_and_removed(tmp_path: Path) -> None:
     assert (measured, (tmp_path / "tree").exists()) == ((1, 4), False)
 
 
+def test_trees_are_measured_without_find_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a system without `find` a tree is measured all the same; links do not count."""
+    fill(tmp_path / "tree/in", work="work", more="x")
+    (tmp_path / "tree/out").symlink_to("/usr")
+    found = measure(tmp_path / "tree")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert measure(tmp_path / "tree") == found == (2, 5)
+
+
 def test_record_has_every_field(store: Store, tmp_path: Path) -> None:
     """Every field of a sandbox but its variables is on disk."""
     store.save(sandbox(), [session()])
