@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 65536
 CONNECTIONS_LIMIT = 256
 FIRST_BYTES_TIMEOUT_S = 0.5
+RETRY_S = 0.05
 NOT_LISTENING = (
     b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b"content-length: 91\r\n\r\n"
@@ -55,7 +57,10 @@ class PublishedPort:
             try:
                 outside, _ = self._listener.accept()
             except OSError:
-                return
+                if self._is_closed:
+                    return
+                time.sleep(RETRY_S)  # no file is left, for now
+                continue
             if not self._add(outside):
                 _end(outside)
                 continue
