@@ -209,13 +209,14 @@ def make_folders(folder: Path, ca_bundle: bytes, owner: int | None) -> None:
     for name in ("home", "tmp"):
         (folder / name).mkdir(mode=0o755, exist_ok=True)
         if owner is not None and (folder / name).stat().st_uid != owner:
-            _give_to(folder / name, owner)
+            give_to(folder / name, owner)
     (folder / "tmp").chmod(0o1777)
     if owner is not None:
         os.chown(folder, owner, owner)
 
 
-def _give_to(top: Path, owner: int) -> None:
+def give_to(top: Path, owner: int) -> None:
+    """Let a folder and all in it belong to a user id; links are not followed."""
     _run("chown", "-Rh", f"{owner}:{owner}", top)
 
 

@@ -14,7 +14,6 @@ from weakref import WeakValueDictionary
 
 from opencode_magic.errors import HomeUnavailableError, OpencodeMagicError
 from opencode_magic.local.bodies import TIMEOUT_LIMIT_MS, forked
-from opencode_magic.local.box import new_box_id
 from opencode_magic.local.ledger import Ledger, begin_session, now_ms, require_secrets, sandbox_of
 from opencode_magic.local.leftovers import start_ticks
 from opencode_magic.local.payloads import ApiError, bad_request
@@ -92,15 +91,23 @@ class Registry:
             if self._ledger.has(request.name):
                 message = f"a sandbox of the name {request.name!r} exists"
                 raise ApiError(409, "conflict", message)
+            if request.snapshot_id:
+                self.snapshots.get(request.snapshot_id)
             sandbox = sandbox_of(request, now_ms())
-            box = self._start_box(sandbox, self._folder_for(request))
+            box = self._start_box(sandbox, "")
             try:
+                if request.snapshot_id:
+                    # Nobody can run anything in it yet.
+                    self.snapshots.unfold(
+                        request.snapshot_id, box.box_id, owner=box.keeper.uid, moment_ms=now_ms()
+                    )
                 if request.source is not None:
                     fetch(box, request.source)
                 return self._adopt(box, sandbox)
             except BaseException:
                 box.close()
                 remove_tree(self._store.boxes / box.box_id)
+                self._upkeep.refill()
                 raise
 
     def fork(self, source: str, name: str, changes: Mapping[str, object]) -> View:
@@ -306,14 +313,6 @@ class Registry:
             self._stop_quietly(session_id, "its execution time limit was reached")
         for session_id in dead:
             self._stop_quietly(session_id, "its keeper ended")
-
-    def _folder_for(self, request: CreateRequest) -> str:
-        """Fill a folder from the snapshot that is asked for; empty where none is."""
-        if not request.snapshot_id:
-            return ""
-        box_id = new_box_id()
-        self.snapshots.unfold(request.snapshot_id, box_id, moment_ms=now_ms())
-        return box_id
 
     def _start_box(self, sandbox: Sandbox, box_id: str) -> Box:
         """Start a sandbox's processes, on a folder of its own or on the one of this name."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from opencode_magic.errors import SandboxError
+from opencode_magic.local import image
 from opencode_magic.local.payloads import ApiError
 from opencode_magic.local.state import Snapshot
 from opencode_magic.local.store import copy_tree, measure, remove_tree
@@ -88,8 +90,14 @@ class Snapshots:
             self._items[snapshot_id] = snapshot
         return snapshot
 
-    def unfold(self, snapshot_id: str, box_id: str, *, moment_ms: int) -> None:
-        """Copy a snapshot's files to the folder of a sandbox that does not run yet.
+    def unfold(self, snapshot_id: str, box_id: str, *, owner: int, moment_ms: int) -> None:
+        """Copy a snapshot's files to the folder of a sandbox in which nothing was run yet.
+
+        Args:
+            snapshot_id: Which one.
+            box_id: The folder, whose files then belong to...
+            owner: ...this user id of the host.
+            moment_ms: Now.
 
         Raises:
             ApiError: There is no such snapshot, or its files cannot be copied.
@@ -97,9 +105,11 @@ class Snapshots:
         snapshot = replace(self.get(snapshot_id), last_used_ms=moment_ms)
         try:
             folder = self._store.boxes / box_id
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700, exist_ok=True)
             for name in SAVED:
                 copy_tree(self._store.snapshot_folder(snapshot_id) / name, folder / name)
+                if owner != os.geteuid():
+                    image.give_to(folder / name, owner)
         except (SandboxError, OSError) as exc:
             raise ApiError(507, "snapshot_failed", str(exc)) from exc
         self._store.save_snapshot(snapshot)

@@ -175,11 +175,13 @@ def _text_of(path: Path) -> str:
 def copy_tree(source: Path, target: Path) -> None:
     """Copy a folder with modes, owners, links and times; shares blocks where the disk can.
 
+    Where the target stands already, what is in it stays, unless it has the same name.
+
     Raises:
         SandboxError: The disk is full, or a file cannot be read.
     """
     done = subprocess.run(
-        ["cp", "-a", "--reflink=auto", "--", str(source), str(target)],
+        ["cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,

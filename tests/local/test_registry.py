@@ -250,7 +250,7 @@ def test_snapshot_survives_a_restart_and_expires(store: Store) -> None:
     snapshots = Snapshots(store)
     made = snapshots.fold(sandbox(), session(), moment_ms=1000, expiration_ms=500)
     found = Snapshots(store)
-    found.unfold(made.snapshot_id, "box_two", moment_ms=1200)
+    found.unfold(made.snapshot_id, "box_two", owner=os.geteuid(), moment_ms=1200)
     found.expire(1499)
     is_there = bool(found.all())
     found.expire(1500)
