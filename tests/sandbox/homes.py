@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from opencode_magic.agent.server import OpenCodeServer, new_password
 from opencode_magic.core.opencode import VERSION, SandboxFile
 from opencode_magic.core.providers import choose_model, demo_choice
+from opencode_magic.core.status import Status, reduce
 from opencode_magic.errors import SandboxConnectionError
 from opencode_magic.sandbox import connect as connecting
 from opencode_magic.sandbox.home import HomeChoice
@@ -174,3 +175,11 @@ def _wait_listening(port: int, process: subprocess.Popen[bytes]) -> None:
             return
     msg = "the stand-in for the cloud does not listen"
     raise AssertionError(msg)
+
+
+def status_of(events: Events) -> Status:
+    """What the events of a launch add up to."""
+    status = Status()
+    for event in events.seen:
+        status = reduce(status, event)
+    return status
