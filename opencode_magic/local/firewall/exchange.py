@@ -44,6 +44,10 @@ class Side:
         """Take the part of the client."""
         return cls(peer, h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT_BYTES))
 
+    def take(self, data: memoryview) -> None:
+        """Let HTTP have what was read; it keeps a copy."""
+        self.http.receive_data(data)  # type: ignore[arg-type]  # any bytes-like object will do
+
 
 class Exchange:
     """Passes one request, whose head was read from the client already."""
@@ -127,14 +131,14 @@ class Exchange:
             raise ClientGoneError
         if self._client.http.their_state is not h11.SEND_BODY:
             self._has_early_bytes = True
-        self._client.http.receive_data(data)
+        self._client.take(data)
         return True
 
     def _send_upstream(self, event: h11.Data | h11.EndOfMessage) -> None:
         if not self._is_upstream_deaf:
-            data = self._upstream.http.send(event)
-            self.bytes_out += len(data or b"")
-            self._upstream.peer.write(data)
+            for piece in self._upstream.http.send_with_data_passthrough(event) or ():
+                self.bytes_out += len(piece)
+                self._upstream.peer.write(piece)
 
     def _move_response(self) -> bool:
         client, upstream = self._client, self._upstream
@@ -147,7 +151,7 @@ class Exchange:
                     if data is None:
                         break
                     self.bytes_in += len(data)
-                    upstream.http.receive_data(data)
+                    upstream.take(data)
                     continue
             except h11.RemoteProtocolError as exc:
                 raise UpstreamFailedError(self._what_is_wrong()) from exc
@@ -180,7 +184,8 @@ class Exchange:
                     )
                     client.peer.write(client.http.send(answer))
                 case h11.Data():
-                    client.peer.write(client.http.send(event))
+                    for piece in client.http.send_with_data_passthrough(event) or ():
+                        client.peer.write(piece)
                 case h11.EndOfMessage():
                     client.peer.write(client.http.send(event))
                     self._is_answered = True
@@ -259,7 +264,7 @@ def _pour(source: Peer, sink: Peer) -> int:
         if data is None:
             break
         size += len(data)
-        sink.write(data)
+        sink.write(bytes(data))
     return size
 
 

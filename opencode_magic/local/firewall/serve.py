@@ -143,7 +143,7 @@ class HttpService:
             if not has_begun:
                 has_begun = True
                 deadline_s = time.monotonic() + HEAD_TIMEOUT_S
-            client.http.receive_data(data)
+            client.take(data)
 
     def _give_fixed(self, attempt: Attempt, fixed: FixedResponse) -> bool:
         self._wall.allow(attempt, "answered by a rule of the network policy")
