@@ -72,12 +72,16 @@ class Exchange:
         self._is_switched = False
         self._is_upstream_deaf = False
         self._has_early_bytes = False
+        self._needs_answer_bytes = False
+        self._has_length = False
 
     def start(self, request: h11.Request) -> None:
         """Give the upstream the request's head."""
         head = self._upstream.http.send(request)
         self.bytes_out += len(head or b"")
         self._upstream.peer.write(head)
+        if not has_body(request):
+            self._flush()
 
     def run(self) -> None:
         """Pass everything.
@@ -88,8 +92,11 @@ class Exchange:
         """
         while not self._is_over():
             moved = self._move_request()
-            moved |= self._move_response()
             moved |= self._flush()
+            moved |= self._watch_client()
+            if self._move_response():
+                moved = True
+                self._flush()
             if not moved and not self._is_over():
                 self._wait()
         if self._is_switched:
@@ -114,10 +121,13 @@ class Exchange:
             elif isinstance(event, h11.EndOfMessage):
                 self._send_upstream(event if self._may_pass_trailers else h11.EndOfMessage())
             moved = True
-        if client.http.their_state is not h11.SEND_BODY and not self._has_early_bytes:
-            # Reading on shows whether the program is still there.
-            moved |= self._read_client()
         return moved
+
+    def _watch_client(self) -> bool:
+        """Read on after the request: that shows whether the program is still there."""
+        if self._client.http.their_state is h11.SEND_BODY or self._has_early_bytes:
+            return False
+        return self._read_client()
 
     def _read_client(self) -> bool:
         peer = self._client.peer
@@ -145,21 +155,27 @@ class Exchange:
         moved = False
         while not (self._is_answered or self._is_switched or client.peer.is_full):
             try:
+                if self._needs_answer_bytes and not self._read_upstream():
+                    break
                 event = upstream.http.next_event()
-                if event is h11.NEED_DATA:
-                    data = upstream.peer.read() if upstream.peer.may_read else None
-                    if data is None:
-                        break
-                    self.bytes_in += len(data)
-                    upstream.take(data)
-                    continue
             except h11.RemoteProtocolError as exc:
                 raise UpstreamFailedError(self._what_is_wrong()) from exc
             except PeerClosedError as exc:
                 raise UpstreamFailedError("it broke the connection") from exc
-            self._pass_answer(event)
-            moved = True
+            self._needs_answer_bytes = event is h11.NEED_DATA
+            if not self._needs_answer_bytes:
+                self._pass_answer(event)
+                moved = True
         return moved
+
+    def _read_upstream(self) -> bool:
+        peer = self._upstream.peer
+        data = peer.read() if peer.may_read else None
+        if data is None:
+            return False
+        self.bytes_in += len(data)
+        self._upstream.take(data)
+        return True
 
     def _what_is_wrong(self) -> str:
         if not self._upstream.peer.is_read_over:
@@ -178,6 +194,7 @@ class Exchange:
                 case h11.Response():
                     self.has_answer_begun = True
                     self.status_code = event.status_code
+                    self._has_length = any(name == b"content-length" for name, _ in event.headers)
                     # h11 sends HTTP/1.1 only, and refuses an answer that came as 1.0.
                     answer = h11.Response(
                         status_code=event.status_code, headers=event.headers, reason=event.reason
@@ -186,6 +203,8 @@ class Exchange:
                 case h11.Data():
                     for piece in client.http.send_with_data_passthrough(event) or ():
                         client.peer.write(piece)
+                    if self._has_length:
+                        self._flush()  # the end of the answer has no bytes to wait for
                 case h11.EndOfMessage():
                     client.peer.write(client.http.send(event))
                     self._is_answered = True
@@ -255,6 +274,12 @@ class Exchange:
                     (upstream, _tunnel_events(upstream, client)),
                     self._idle_timeout_s,
                 )
+
+
+def has_body(request: h11.Request) -> bool:
+    """Whether bytes follow a request's head."""
+    headers = dict(request.headers)
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
 
 def _pour(source: Peer, sink: Peer) -> int:

@@ -84,7 +84,7 @@ def judge(policy: NetworkPolicy, origin: Origin, event: h11.Request) -> Judgemen
         port=origin.port,
         method=method,
         path=path,
-        query=tuple(parse_qsl(query, keep_blank_values=True, encoding="latin-1")),
+        query=tuple(parse_qsl(query, keep_blank_values=True, encoding="latin-1")) if query else (),
         headers=headers,
     )
     if origin.host and host != origin.host:
@@ -96,7 +96,7 @@ def _decide(policy: NetworkPolicy, origin: Origin, request: Request, target: str
     decision = decide(policy, request)
     if not decision.is_allowed:
         return Judgement(request, reason=decision.reason, status_code=403)
-    if _has_dots(request.path) and _has_path_rules(policy, request.host):
+    if _has_path_rules(policy, request.host) and _has_dots(request.path):
         return Judgement(request, reason=REASON_DOTS, status_code=400)
     rule = decision.rule
     judgement = Judgement(request, target, rule, decision.reason)

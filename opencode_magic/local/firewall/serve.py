@@ -17,6 +17,7 @@ from opencode_magic.local.firewall.exchange import (
     Exchange,
     Side,
     UpstreamFailedError,
+    has_body,
 )
 from opencode_magic.local.firewall.judge import Judgement, Origin, judge
 from opencode_magic.local.firewall.peer import Peer, PeerClosedError, wait_any
@@ -90,7 +91,7 @@ class HttpService:
             self._tell_nothing_came(None)
             return False
         self._count += 1
-        self._has_body = _has_body(event)
+        self._has_body = has_body(event)
         self._is_head = event.method == b"HEAD"
         judgement = self._judge(event)
         attempt = at_request(self._base, f"{self._connection_id}.{self._count}", judgement.request)
@@ -135,11 +136,9 @@ class HttpService:
                 return event
             if event is not h11.NEED_DATA:
                 return None
-            data = client.peer.read() if client.peer.may_read else None
-            if data is None:
+            while (data := client.peer.read() if client.peer.may_read else None) is None:
                 if not wait_any([(client.peer, select.POLLIN)], deadline_s):
                     return None
-                continue
             if not has_begun:
                 has_begun = True
                 deadline_s = time.monotonic() + HEAD_TIMEOUT_S
@@ -266,8 +265,3 @@ class HttpService:
             is_end=True,
         )
         self._wall.record.append(attempt, outcome)
-
-
-def _has_body(event: h11.Request) -> bool:
-    headers = dict(event.headers)
-    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
