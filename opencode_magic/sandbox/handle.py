@@ -205,7 +205,10 @@ class Sandbox:
         return workspace.keep(parts.session, self.place, parts.settings.state_dir, self.name)
 
     def terminate(self, *, timeout_s: float = 10.0, keep: bool = True) -> Terminated:
-        """Destroy the sandbox. Never raises; a second call says what the first did.
+        """Destroy the sandbox; a second call says what the first did.
+
+        An Interrupt while the work is copied out is raised again once the sandbox is destroyed.
+        Where it is not known that a cloud sandbox is gone, a second call tries again.
 
         Args:
             timeout_s: Wait at most so long for the home.
@@ -214,26 +217,41 @@ class Sandbox:
         with self._end_lock:
             if self._terminated is not None:
                 return self._terminated
-            self._heartbeat.stop()
-            parts = self._parts
             notes: list[str] = []
-            has_work = keep and not self._is_lost and self._has_work(notes)
-            if has_work and self.home == "cloud":
-                self._fetch_work(notes)
-            if parts.feed is not None:
-                parts.feed.close()
-            ended = ending.Ended()
-            if not self._is_lost:
-                ended = ending.destroy(
-                    parts.connection, self.name, budget_s=timeout_s, discard=not has_work
-                )
+            has_work = keep and not self._is_lost
+            try:
+                self._heartbeat.stop()
+                has_work = has_work and self._keep_what_is_there(notes)
+                self._close_feed()
+            finally:
+                report = self._destroy(notes, timeout_s=timeout_s, discard=not has_work)
+            return report
+
+    def _keep_what_is_there(self, notes: list[str]) -> bool:
+        """Copy out the work of a cloud sandbox; gives whether there may be any."""
+        has_work = self._has_work(notes)
+        if has_work and self.home == "cloud":
+            self._fetch_work(notes)
+        return has_work
+
+    def _destroy(self, notes: list[str], *, timeout_s: float, discard: bool) -> Terminated:
+        parts = self._parts
+        ended = ending.Ended()
+        if not self._is_lost:
+            ended = ending.destroy(parts.connection, self.name, budget_s=timeout_s, discard=discard)
+        if ended.kept:
+            notes.append(f"the agent's files: {ended.kept}/workspace")
+        report = _report(self.name, ended, notes)
+        if not ended.left or self.home == "local":
+            self._terminated = report
             parts.connection.close()
-            if ended.kept:
-                notes.append(f"the agent's files: {ended.kept}/workspace")
-            if not ended.left:
-                remove_lease(parts.settings, self.name)
-            self._terminated = _report(self.name, ended, notes)
-            return self._terminated
+        if not ended.left:
+            remove_lease(parts.settings, self.name)
+        return report
+
+    def _close_feed(self) -> None:
+        if self._parts.feed is not None:
+            self._parts.feed.close()
 
     def _has_work(self, notes: list[str]) -> bool:
         """Whether something in the workspace changed; where that is not known, it may have."""

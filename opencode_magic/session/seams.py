@@ -55,4 +55,7 @@ class RunningSandbox(Protocol):
         """Kill the agent server's process."""
 
     def terminate(self, *, timeout_s: float = 10.0, keep: bool = True) -> Gone:
-        """Destroy the sandbox; copy the agent's work out first where told. Never raises."""
+        """Destroy the sandbox; copy the agent's work out first where told.
+
+        An Interrupt meanwhile is raised once it is destroyed. Nothing removed: it may still run.
+        """

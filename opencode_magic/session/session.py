@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from opencode_magic.core.proof import Proof
     from opencode_magic.core.status import StatusEvent
     from opencode_magic.session.agent import Agent
-    from opencode_magic.session.seams import RunningSandbox
+    from opencode_magic.session.seams import Gone, RunningSandbox
     from opencode_magic.settings import Settings
 
     Listener = Callable[[Status], None]
@@ -33,6 +33,7 @@ ENDED_LIMIT_S = 3.0
 """What is left of a sandbox that ended by itself is removed within so long."""
 
 NEXT_UP = "run %opencode_up"
+MAY_RUN = "the sandbox may still run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,8 @@ class Session:
             OpencodeMagicError: The launch failed; nothing is left running.
         """
         if self.is_alive():
+            if self._agent is None:
+                raise UsageMistake(MAY_RUN, next_step="run %opencode_down again")
             self._check_same(settings)
             return self._status
         try:
@@ -200,18 +203,33 @@ class Session:
         sandbox = self._sandbox
         if sandbox is None:
             return DownReport()
-        self.stop_turn()
-        has_stopped = self.turn_lock.acquire(timeout=STOP_LIMIT_S)
-        self.emit(StopStarted())
+        has_stopped = False
         try:
+            self.stop_turn()
+            has_stopped = self.turn_lock.acquire(timeout=STOP_LIMIT_S)
+            self.emit(StopStarted())
             self._close_agent()
-            gone = sandbox.terminate(keep=not discard)
         finally:
-            self._let_go()
-            self.emit(WentDown())
-            if has_stopped:
-                self.turn_lock.release()
+            # Also after an Interrupt: who takes a sandbox down wants it gone.
+            try:
+                gone = self._end(sandbox, keep=not discard)
+            finally:
+                if has_stopped:
+                    self.turn_lock.release()
         return DownReport(sandbox.name, gone.removed, gone.kept)
+
+    def _end(self, sandbox: RunningSandbox, *, keep: bool) -> Gone:
+        """Destroy a sandbox; it is let go of once it does not run any more."""
+        gone: Gone | None = None
+        try:
+            gone = sandbox.terminate(keep=keep)
+        finally:
+            if (gone is not None and gone.removed) or not sandbox.is_alive():
+                self._let_go()
+                self.emit(WentDown("" if gone is None or gone.removed else ", ".join(gone.kept)))
+            else:
+                self.emit(WentDown(MAY_RUN, next_step="run %opencode_down again"))
+        return gone
 
     def _start(self, settings: Settings, *, allow_unproven: bool) -> None:
         starter = self._starter or _default_starter()

@@ -301,3 +301,26 @@ def test_the_functions_use_the_notebooks_session(loaded: InteractiveShell) -> No
     loaded.run_line_magic("unload_ext", "opencode_magic")
     assert api.session() is not session
     api.use(None)
+
+
+def test_an_interrupted_down(
+    loaded: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An Interrupt of ``%opencode_down`` is one line that says whether the sandbox is gone."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    session = magics(loaded).session
+    session._starter = StandInStarter(StandInSandbox())
+    loaded.run_cell("%opencode_up")
+    monkeypatch.setattr(session, "stop_turn", interrupt)
+    capsys.readouterr()
+
+    error = error_of(loaded, "%opencode_down")
+    shown = capsys.readouterr()
+
+    assert type(error) is KeyboardInterrupt
+    assert "Interrupted: the sandbox is removed all the same." in shown.out + shown.err
+    assert "Traceback" not in shown.out + shown.err
+    assert not session.is_up

@@ -103,7 +103,16 @@ class OpencodeMagics(Magics):
     def opencode_down(self, line: str) -> None:
         """Stop and remove the sandbox; say what was removed and what was kept."""
         given = parse(self.opencode_down, line)
-        cards.show_down(self.session.down(discard=given.discard))
+        try:
+            report = self.session.down(discard=given.discard)
+        except KeyboardInterrupt:
+            may_run = "the sandbox may still run: %opencode_down again."
+            is_up = self.session.is_up
+            with interrupt_in_one_line(
+                may_run if is_up else "the sandbox is removed all the same."
+            ):
+                raise
+        cards.show_down(report)
 
     def _settings(self, given: Namespace) -> Settings:
         return api.settings(

@@ -1,0 +1,95 @@
+"""A sandbox is gone after a down, also where the down was interrupted."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Never
+
+import pytest
+
+from opencode_magic.sandbox import workspace
+from opencode_magic.session.session import DownReport, Session
+from tests.doubles import StandInGone, StandInSandbox, StandInStarter
+from tests.session.rounds import local_round
+
+if TYPE_CHECKING:
+    from opencode_magic.settings import Settings
+
+
+def interrupt(*_: object) -> Never:
+    """Be interrupted, as the main thread is."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the local home needs Linux")
+@pytest.mark.usefixtures("opencode_binary")
+def test_an_interrupted_down_removes_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Interrupt while the work is looked for goes on once the sandbox is destroyed."""
+    with local_round() as made:
+        made.session.up(made.settings)
+        sandbox = made.session.sandbox
+        connection = sandbox._parts.connection  # type: ignore[attr-defined] # the real one
+        monkeypatch.setattr(workspace, "has_work", interrupt)
+
+        with pytest.raises(KeyboardInterrupt):
+            made.session.down()
+
+        assert sandbox.terminate().removed
+        assert not made.session.is_up
+        assert made.session.status.phase == "down"
+        assert not connection.local.info()["sandboxes"]
+        assert not list((made.settings.state_dir / "leases").glob("*.json"))
+
+
+@dataclass
+class StubbornSandbox(StandInSandbox):
+    """Is only gone at the second try, which an Interrupt may have broken off before."""
+
+    is_interrupted: bool = False
+    is_stubborn: bool = True
+
+    def terminate(self, *, timeout_s: float = 10.0, keep: bool = True) -> StandInGone:
+        """Fail once, then end."""
+        if not self.is_stubborn:
+            return super().terminate(timeout_s=timeout_s, keep=keep)
+        self.is_stubborn = False
+        if self.is_interrupted:
+            raise KeyboardInterrupt
+        return StandInGone((), ("it may still run",))
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_what_may_run_is_not_let_go(settings: Settings, *, is_interrupted: bool) -> None:
+    """A sandbox that is not known to be gone stays the session's: down can be run again."""
+    sandbox = StubbornSandbox(is_interrupted=is_interrupted)
+    session = Session(starter=StandInStarter(sandbox))
+    session.up(settings)
+
+    if is_interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            session.down()
+    else:
+        assert session.down().removed == ()
+
+    assert session.is_up
+    assert session.status.error == "the sandbox may still run"
+    assert session.down() == DownReport("ocm-quiet-heron", ("the sandbox",))
+    assert not session.is_up
+
+
+def test_an_interrupt_while_a_turn_is_stopped(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who interrupts the wait for a turn still gets rid of the sandbox."""
+    sandbox = StandInSandbox()
+    session = Session(starter=StandInStarter(sandbox))
+    session.up(settings)
+    monkeypatch.setattr(session, "stop_turn", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        session.down()
+
+    assert sandbox.calls == ["terminate 10 keep True"]
+    assert not session.is_up
+    assert session.status.phase == "down"
