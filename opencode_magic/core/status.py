@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from opencode_magic.core.egress import attempts, lookup_of
+from opencode_magic.errors import clean_line
 
 if TYPE_CHECKING:
     from opencode_magic.core.egress import EgressRecord
@@ -22,6 +23,9 @@ Health = Literal["unknown", "healthy", "unreachable"]
 
 BLOCKED_PLACES_KEPT = 20
 """The panel lists at most so many blocked places; the counts go on."""
+
+LOG_LINES_KEPT = 20
+"""At most so many of the agent server's last lines are kept of a launch that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class Status:
     warnings: tuple[str, ...] = ()
     is_strict: bool = False
     """Whether the firewall reads plain allowed hosts too, so that fronting is impossible."""
+    log_lines: tuple[str, ...] = ()
+    """The agent server's last lines where the launch failed, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +150,11 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class LaunchFailed:
-    """The launch failed and was cleaned up."""
+    """The launch failed and was cleaned up. ``log_lines`` are the agent server's last ones."""
 
     error: str
     next_step: str = ""
+    log_lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +281,7 @@ def reduce(status: Status, event: StatusEvent) -> Status:  # noqa: C901, PLR0911
                 error=event.error,
                 next_step=event.next_step,
                 health="unknown",
+                log_lines=_last_lines(event.log_lines),
             )
         case Proved():
             return _with_proof(status, event.proof)
@@ -304,6 +312,11 @@ def reduce(status: Status, event: StatusEvent) -> Status:  # noqa: C901, PLR0911
             )
         case _ as never:
             assert_never(never)
+
+
+def _last_lines(lines: tuple[str, ...]) -> tuple[str, ...]:
+    cleaned = (clean_line(line) for line in lines)
+    return tuple(line for line in cleaned if line)[-LOG_LINES_KEPT:]
 
 
 def _with_step(

@@ -13,11 +13,13 @@ from opencode_magic.core.parts import (
     TextPart,
     ToolPart,
 )
+from opencode_magic.core.status import LOG_LINES_KEPT
 from opencode_magic.errors import OpencodeMagicError, SandboxLaunchError, as_sentence
 from opencode_magic.render import words
 from opencode_magic.render.cards import (
     doctor_blocks,
     down_blocks,
+    log_blocks,
     proof_blocks,
     status_blocks,
 )
@@ -91,11 +93,8 @@ def error_blocks(error: BaseException) -> tuple[Block, ...]:
         line = _with_commands(as_sentence(error.message))
         line += (Span(" Next: "), *_with_commands(error.next_step))
     notice = Notice("bad", f"{error.heading}:", line)
-    if not (isinstance(error, SandboxLaunchError) and error.log_lines):
-        return (notice,)
-    title = f"the agent server's last {words.plural(len(error.log_lines), 'line')}"
-    log = Fold((Span(title, "muted"),), body=(Code("\n".join(error.log_lines)),))
-    return (notice, log)
+    lines = error.log_lines if isinstance(error, SandboxLaunchError) else ()
+    return (notice, *log_blocks(lines[-LOG_LINES_KEPT:]))
 
 
 def permission_blocks(request: PermissionRequest) -> tuple[Block, ...]:

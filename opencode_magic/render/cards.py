@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 
 from opencode_magic.errors import as_sentence
 from opencode_magic.render import words
-from opencode_magic.render.shapes import Card, Line, Notice, Row, Span, StepRow, Steps, Table
+from opencode_magic.render.shapes import (
+    Card,
+    Code,
+    Fold,
+    Line,
+    Notice,
+    Row,
+    Span,
+    StepRow,
+    Steps,
+    Table,
+)
 from opencode_magic.render.visible import visible_line
 
 if TYPE_CHECKING:
@@ -72,7 +83,7 @@ def status_blocks(
         case "failed":
             head = Row((_pill("Failed", "bad"), *_name(status)))
             steps = (_steps(status, now_ms),) if _is_half_launched(status) else ()
-            return (Card((head, *steps)), *_trouble(status))
+            return (Card((head, *steps)), *_trouble(status), *log_blocks(status.log_lines))
         case "stopping":
             return (Card((Row((_strong("Stopping"), *_name(status))),)),)
         case _ as never:
@@ -121,6 +132,15 @@ def down_blocks(report: Down) -> tuple[Block, ...]:
         said = ", ".join(visible_line(phrase) for phrase in phrases) or "nothing"
         rows.append(Row((_muted(title), Span(said))))
     return (Card(tuple(rows)),)
+
+
+def log_blocks(lines: Sequence[str]) -> tuple[Block, ...]:
+    """Give the agent server's last lines as a fold that is open; nothing where there are none."""
+    if not lines:
+        return ()
+    title = f"the agent server's last {words.plural(len(lines), 'line')}"
+    code = Code("\n".join(visible_line(line, limit_chars=600) for line in lines))
+    return (Fold((_muted(title),), body=(code,), is_open=True),)
 
 
 def _launching_row(status: Status, now_ms: int) -> Row:

@@ -20,6 +20,7 @@ TIMEOUT_S = 60.0
 TRY_EVERY_S = 0.05
 TRIES_AT_ONCE = 8
 LOOK_EVERY_S = 0.5
+LINES_STEP = "see its last lines, or run: %opencode_doctor"
 
 
 class Pollable(Protocol):
@@ -78,4 +79,4 @@ def wait_healthy(
             look()
             next_look = time.monotonic() + LOOK_EVERY_S
     msg = f"the agent server did not answer within {timeout_s:.0f} s"
-    raise SandboxLaunchError(msg, step="serve", next_step="see its last lines")
+    raise SandboxLaunchError(msg, step="serve", next_step=LINES_STEP)

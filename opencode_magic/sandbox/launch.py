@@ -13,6 +13,7 @@ from opencode_magic.errors import (
     HomeUnavailableError,
     OpencodeMagicError,
     SandboxLaunchError,
+    clean_line,
 )
 from opencode_magic.sandbox import sweep
 from opencode_magic.sandbox.connect import warm_up
@@ -92,11 +93,11 @@ def launch(
             target=sweep.sweep, args=(request.settings,), name="sweep", daemon=True
         ).start()
     except BaseException as exc:  # noqa: BLE001 - whatever it was, nothing may stay running
-        failure = _clean_up(steps, exc)
+        failure, log_lines = _clean_up(steps, exc)
     else:
         return sandbox
     # Raised out here, so that no frame of the SDK (its locals hold injected headers) is chained.
-    emit(LaunchFailed(*_in_words(failure)))
+    emit(_as_event(failure, log_lines))
     raise failure
 
 
@@ -128,7 +129,8 @@ def check_request(request: LaunchRequest) -> None:
         )
 
 
-def _clean_up(steps: Steps, exc: BaseException) -> BaseException:
+def _clean_up(steps: Steps, exc: BaseException) -> tuple[BaseException, tuple[str, ...]]:
+    """Remove what there is; give what to raise, and the agent server's last lines."""
     step, label = steps.current, steps.failed_label
     log_lines: tuple[str, ...] = ()
     for _again in range(3):  # an impatient second and third Interrupt
@@ -137,6 +139,14 @@ def _clean_up(steps: Steps, exc: BaseException) -> BaseException:
             break
         except KeyboardInterrupt:
             continue
+    log_lines = tuple(clean_line(line) for line in log_lines)
+    failure = _as_failure(exc, step, label, log_lines)
+    return failure, getattr(failure, "log_lines", log_lines)
+
+
+def _as_failure(
+    exc: BaseException, step: str, label: str, log_lines: tuple[str, ...]
+) -> BaseException:
     if not isinstance(exc, Exception):
         return type(exc)(*exc.args)
     if isinstance(exc, SandboxLaunchError):
@@ -154,7 +164,7 @@ def _clean_up(steps: Steps, exc: BaseException) -> BaseException:
     )
 
 
-def _in_words(failure: BaseException) -> tuple[str, str]:
+def _as_event(failure: BaseException, log_lines: tuple[str, ...]) -> LaunchFailed:
     if isinstance(failure, OpencodeMagicError):
-        return failure.message, failure.next_step
-    return "interrupted", ""
+        return LaunchFailed(failure.message, failure.next_step, log_lines)
+    return LaunchFailed("interrupted", "launch again: %opencode_up", log_lines)

@@ -28,7 +28,7 @@ from opencode_magic.sandbox.connect import Connection, connect
 from opencode_magic.sandbox.egress import EgressFeed
 from opencode_magic.sandbox.faults import describe
 from opencode_magic.sandbox.handle import Parts, Sandbox, read_log_tail
-from opencode_magic.sandbox.health import wait_healthy
+from opencode_magic.sandbox.health import LINES_STEP, wait_healthy
 from opencode_magic.sandbox.inside import Inside
 from opencode_magic.sandbox.key_scan import KeyScan
 from opencode_magic.sandbox.labels import WORDS, steps_of
@@ -317,7 +317,7 @@ class Steps:
         code = self._process.returncode
         if code is not None:
             msg = f"the agent server ended with code {code}"
-            raise SandboxLaunchError(msg, step="serve", next_step="see its last lines")
+            raise SandboxLaunchError(msg, step="serve", next_step=LINES_STEP)
 
     def _check_version(self, version: str) -> None:
         is_named = self._settings.binary is not None

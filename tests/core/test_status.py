@@ -115,6 +115,17 @@ def test_launch_failed() -> None:
     assert status.health == "unknown"
 
 
+def test_launch_failed_keeps_the_last_lines() -> None:
+    """The agent server's last lines are kept, cleaned, and at most twenty of them."""
+    lines = ("", *(f"line {n}" for n in range(30)), "\x1b[2Jthe port is taken", "x" * 5_000)
+
+    status = _after(STARTED, LaunchFailed("it ended", "look", lines))
+
+    assert len(status.log_lines) == 20
+    assert status.log_lines[-2] == "[2Jthe port is taken"
+    assert len(status.log_lines[-1]) <= 600
+
+
 @pytest.mark.parametrize(
     ("proof", "phase", "error"),
     [

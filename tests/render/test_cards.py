@@ -62,6 +62,18 @@ def test_failed_launch_shows_its_steps() -> None:
     )
 
 
+@pytest.mark.parametrize("says_error", [True, False])
+def test_failed_launch_shows_the_last_lines(*, says_error: bool) -> None:
+    """What the agent server said last is shown, also where the cell raises the error itself."""
+    failed = replace(NOT_LAUNCHED, log_lines=("listening", "error: out of memory"))
+
+    text = render_text(status_blocks(failed, 0, says_error=says_error))
+
+    assert text.endswith(
+        "[the agent server's last 2 lines]\n    listening\n    error: out of memory"
+    )
+
+
 def test_failed_later() -> None:
     """A sandbox that failed after its launch shows no steps, and why without a next step."""
     failed = replace(LOCKED, phase="failed", error="the sandbox ended", next_step="")

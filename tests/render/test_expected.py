@@ -38,6 +38,9 @@ CARDS: dict[str, tuple[Block, ...]] = {
     "locked": _status(samples.LOCKED),
     "cloud": _status(samples.CLOUD),
     "not-launched": _status(samples.NOT_LAUNCHED),
+    "not-launched-log": _status(
+        replace(samples.NOT_LAUNCHED, log_lines=samples.SILENT_SERVER.log_lines)
+    ),
     "down-status": _status(Status()),
     "down-after": _status(replace(samples.LOCKED, phase="down")),
     "reply": turn_blocks(samples.TURN),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from opencode_magic.core.opencode import VERSION
 from opencode_magic.core.status import (
     EgressSeen,
     LaunchFailed,
@@ -198,9 +199,11 @@ def test_server_that_ends_shows_its_last_lines(local: LaunchRequest) -> None:
     """A server that ends at once fails the launch with what it said, and is cleaned up."""
     server = ScriptServer("echo first; echo the port is taken >&2; exit 3")
 
+    events = Events()
     with pytest.raises(SandboxLaunchError, match="ended with code 3") as caught:
-        launch(local, server, Events())
+        launch(local, server, events)
 
+    assert status_of(events).log_lines == ("first", "the port is taken")
     assert caught.value.step == "serve"
     assert caught.value.log_lines[-1] == "the port is taken"
     assert not live_sandboxes(local)
@@ -231,6 +234,23 @@ def test_interrupt_in_any_step_cleans_up(local: LaunchRequest, step: str) -> Non
     assert find_server(local.settings) is None or not live_sandboxes(local)
     assert processes_of(local) == []
     assert not list((local.settings.state_dir / "leases").glob("*.json"))
+
+
+def test_interrupt_shows_the_last_lines(local: LaunchRequest) -> None:
+    """An Interrupt after the agent server's start says what that said, and what to do next."""
+    events = Events()
+
+    def interrupt(event: StatusEvent) -> None:
+        events(event)
+        if isinstance(event, StepStarted) and event.name == "prove":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(local, ScriptServer("echo booting; sleep 60", version=VERSION), interrupt)
+
+    status = status_of(events)
+    assert status.log_lines == ("booting",)
+    assert status.next_step == "launch again: %opencode_up"
 
 
 def test_failure_carries_no_frame_with_the_key(local_keyed: LaunchRequest) -> None:
