@@ -1,6 +1,6 @@
 """Time from ``%opencode_up`` to proven, beside ``opencode serve`` to healthy outside any sandbox.
 
-Each launch is made in a kernel of its own that has the package imported and nothing else.
+Each launch is the magic itself, in a kernel of its own that has the extension loaded, nothing else.
 Goal, with the local server up and the binary cached: at most 1.3 times outside plus 0.2 s.
 """
 
@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness import goal, interleaved, keep, median_row, print_table, run_python
+from harness import goal, interleaved, keep, median_row, print_table
+from jupyter_client.manager import start_new_kernel
 
 from opencode_magic.agent.server import OpenCodeServer, new_password
 from opencode_magic.core.opencode import Place
@@ -37,29 +38,49 @@ OUTSIDE = "opencode serve, no sandbox"
 UP = "up to proven, local server up"
 DOWN = "up to proven, local server down"
 
-LAUNCH = """
-import time
-import opencode_magic
-from opencode_magic.agent.server import OpenCodeServer, new_password
-from opencode_magic.core.providers import demo_choice
-from opencode_magic.sandbox.home import choose_home
-from opencode_magic.sandbox.launch import LaunchRequest, launch
-from opencode_magic.settings import load_settings
-
-steps = {}
-def emit(event):
-    if type(event).__name__ == "StepDone":
-        steps[event.name] = event.duration_s
-began = time.perf_counter()
-settings = load_settings()
-model = demo_choice("")
-request = LaunchRequest(settings=settings, choice=choose_home(settings), model=model)
-sandbox = launch(request, OpenCodeServer(model, new_password()), emit)
-took_s = time.perf_counter() - began
-assert sandbox.proof.verdict == "proven"
-sandbox.terminate(keep=False)
-print(took_s, *(f"{name} {seconds:.2f}" for name, seconds in steps.items()))
+READY_CELL = """
+%load_ext opencode_magic
+import threading
+for thread in threading.enumerate():
+    if thread.name == "opencode-warm":
+        thread.join()  # what a person's typing hides
 """
+UP_CELL = """
+import time
+from opencode_magic.session import api
+began = time.perf_counter()
+get_ipython().run_line_magic("opencode_up", "")
+took_s = time.perf_counter() - began
+status = api.session().status
+assert status.phase == "locked" and status.proof.verdict == "proven"
+steps = " ".join(f"{step.name} {step.duration_s:.2f}" for step in status.steps)
+get_ipython().run_line_magic("opencode_down", "")
+print("figures", took_s, steps)
+"""
+
+
+def up_in_kernel() -> tuple[float, str]:
+    """Run ``%opencode_up`` in a new kernel with the extension loaded; gives seconds and steps."""
+    manager, client = start_new_kernel(kernel_name="python3", stderr=subprocess.DEVNULL)
+    said: list[str] = []
+
+    def hear(message: dict[str, Any]) -> None:
+        content = message["content"]
+        if message["msg_type"] == "error":
+            raise RuntimeError(content["evalue"])
+        if message["msg_type"] == "stream":
+            said.append(content["text"])
+
+    try:
+        client.execute_interactive(READY_CELL, timeout=60, output_hook=hear)
+        client.execute_interactive(UP_CELL, timeout=120, output_hook=hear)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
+        manager.cleanup_resources()
+    figures = next(line for line in "".join(said).splitlines() if line.startswith("figures "))
+    _, took, steps = figures.split(" ", 2)
+    return float(took), steps
 
 
 class Bench:
@@ -104,13 +125,13 @@ class Bench:
         """Launch while the local server runs, as it does from the second launch on."""
         ensure_server(self._settings, opencode=self._binary)
         time.sleep(0.5)  # what the server keeps ready is ready
-        took, self.steps = run_python(sys.executable, LAUNCH).split(" ", 1)
-        return float(took)
+        took_s, self.steps = up_in_kernel()
+        return took_s
 
     def down_s(self) -> float:
         """Launch where no local server runs, as the first launch does."""
         self.stop()
-        return float(run_python(sys.executable, LAUNCH).split(" ", 1)[0])
+        return up_in_kernel()[0]
 
     def stop(self) -> None:
         """End the local server and wait until it is gone."""

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, cast
 from opencode_magic.jupyter.magics.ask import AskMagics
 from opencode_magic.jupyter.magics.sandbox import OpencodeMagics
 from opencode_magic.session import api
+from opencode_magic.session.warm import warm_up
 
 if TYPE_CHECKING:
+    import threading
+
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.core.magic import Magics
+
+WARM_LIMIT_S = 5.0
+_PANEL_MODULES = ("ipywidgets", "opencode_magic.jupyter.panel")
+_warming: list[threading.Thread] = []
+"""The thread of the last load; it ends by itself."""
 
 
 def load(shell: InteractiveShell) -> None:
@@ -23,6 +31,7 @@ def load(shell: InteractiveShell) -> None:
     session = api.session()
     magics = (OpencodeMagics(shell, session), AskMagics(shell, session))
     shell.register_magics(*magics)
+    _warming[:] = [warm_up(_PANEL_MODULES)]
 
 
 def unload(shell: InteractiveShell) -> None:
@@ -34,6 +43,9 @@ def unload(shell: InteractiveShell) -> None:
         magics.close()
         _forget(shell, magics)
     api.use(None)
+    for thread in _warming:
+        thread.join(WARM_LIMIT_S)
+    _warming.clear()
 
 
 def _forget(shell: InteractiveShell, magics: Magics) -> None:
