@@ -33,6 +33,12 @@ _ORDER = {
 """The local server needs the binary for its image; a cloud image may have it already."""
 
 
-def steps_of(home: Home) -> tuple[Step, ...]:
-    """Give the steps in order, all waiting."""
-    return tuple(Step(name, LABELS[name]) for name in _ORDER[home])
+def steps_of(home: Home, *, is_named: bool = False) -> tuple[Step, ...]:
+    """Give the steps in order, all waiting.
+
+    Args:
+        home: Where the sandbox will run.
+        is_named: Whether the user named the binary: its version is not known before it runs.
+    """
+    labels = {**LABELS, "binary": "OpenCode"} if is_named else LABELS
+    return tuple(Step(name, labels[name]) for name in _ORDER[home])

@@ -170,7 +170,7 @@ class Steps:
                 home=self._home,
                 home_reason=self._request.choice.reason,
                 sandbox_name=self._name,
-                steps=steps_of(self._home),
+                steps=steps_of(self._home, is_named=self._settings.binary is not None),
                 model=self._model.name,
                 is_scripted=self._model.is_scripted,
                 is_key_outside=self._model.is_key_outside,
@@ -290,7 +290,9 @@ class Steps:
                 note.detail = "in the image"
                 return replace(place, binary=found)
             uploaded = self._inside().upload(f"{place.home}/.opencode-magic", UPLOAD_PACKAGE)
-            note.detail = "verified, uploaded"
+            is_named = self._settings.binary is not None
+            detail = opencode.ensure_binary(self._settings).detail if is_named else "verified"
+            note.detail = f"{detail}, uploaded"
         return replace(place, binary=uploaded)
 
     def _serve(self, place: Place, box: SyncSandbox) -> tuple[Proving, str, str]:

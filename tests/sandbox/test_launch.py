@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -274,10 +275,14 @@ def test_named_binary_is_what_runs(local: LaunchRequest, tmp_path: Path) -> None
     named.write_text("#!/bin/sh\necho named and started >&2\nexit 7\n")
     settings = replace(local.settings, binary=named)
 
+    events = Events()
     with pytest.raises(SandboxLaunchError, match="ended with code 7") as caught:
-        launch(replace(local, settings=settings), opencode_server(local), Events())
+        launch(replace(local, settings=settings), opencode_server(local), events)
 
+    step = next(step for step in status_of(events).steps if step.name == "binary")
+    digest = hashlib.sha256(named.read_bytes()).hexdigest()[:12]
     assert "named and started" in caught.value.log_lines
+    assert (step.label, step.detail) == ("OpenCode", f"named by you, sha256 {digest}, uploaded")
 
 
 def test_missing_binary_starts_nothing(local: LaunchRequest, tmp_path: Path) -> None:
