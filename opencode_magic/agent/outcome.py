@@ -90,6 +90,11 @@ def _turn(asked: Asked, conversation: Conversation, state: TurnState) -> Turn:
     )
 
 
+NEXT_ASK_AGAIN = "ask again, or launch with another model: %opencode_up --model NAME"
+NEXT_AFTER_LIMIT = (
+    "wait and ask again, or launch anew: %opencode_down, then %opencode_up --model NAME"
+)
+
 Outcome = tuple["TurnState", str, str]
 """The state, one line about it, and the next step."""
 
@@ -101,8 +106,7 @@ def _outcome(
     refused: PermissionRequest | None,
 ) -> Outcome:
     if reason:
-        is_waiting = conversation.retry is not None
-        return "failed", reason, "wait, or choose another model with --model" if is_waiting else ""
+        return "failed", reason, NEXT_AFTER_LIMIT
     if reason is not None:
         return "stopped", "" if posted else "the agent server did not confirm the stop", ""
     if posted is not None and posted.error is not None:
@@ -120,7 +124,7 @@ def _answered(message: Message, refused: PermissionRequest | None) -> Outcome:
             return "stopped", "", ""
         return "failed", *explain(message.fault)
     if message.finish == "error":
-        return "failed", "the model ended its answer with an error", ""
+        return "failed", "the model ended its answer with an error", NEXT_ASK_AGAIN
     if refused is not None and message.finish == "tool-calls":
         patterns = ", ".join(refused.patterns[:3])
         return "refused", f"no leave was given for {refused.permission}: {patterns}", ""

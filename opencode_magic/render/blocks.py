@@ -88,11 +88,7 @@ def error_blocks(error: BaseException) -> tuple[Block, ...]:
     if not isinstance(error, OpencodeMagicError):
         kind = type(error).__name__
         return (Notice("bad", f"{kind}:", (Span(visible_line(str(error), limit_chars=600)),)),)
-    line = _with_commands(error.message)
-    if error.next_step:
-        line = _with_commands(as_sentence(error.message))
-        line += (Span(" Next: "), *_with_commands(error.next_step))
-    notice = Notice("bad", f"{error.heading}:", line)
+    notice = Notice("bad", f"{error.heading}:", _with_next(error.message, error.next_step))
     lines = error.log_lines if isinstance(error, SandboxLaunchError) else ()
     return (notice, *log_blocks(lines[-LOG_LINES_KEPT:]))
 
@@ -147,8 +143,16 @@ def _patch(part: PatchPart) -> Row:
     return Row(tuple(line))
 
 
+def _with_next(text: str, next_step: str) -> Line:
+    """Give what went wrong and, where there is one, the next step."""
+    if not next_step:
+        return _with_commands(text)
+    return (*_with_commands(as_sentence(text)), Span(" Next: "), *_with_commands(next_step))
+
+
 def _outcome(turn: Turn) -> Iterator[Block]:
-    error = _with_commands(visible_line(turn.error, limit_chars=600))
+    said = visible_line(turn.error, limit_chars=600)
+    error = _with_next(said, visible_line(turn.next_step, limit_chars=300)) if said else ()
     match turn.state:
         case "failed":
             yield Notice("bad", "Turn failed:", error or (Span("no reason was given"),))

@@ -94,6 +94,7 @@ def test_an_hour_of_retry_after_is_a_clear_failure(provider: FaultProxy, opencod
 
     assert turn.state == "failed"
     assert turn.error.startswith("the provider asks to wait 60 min before the next try: ")
+    assert turn.next_step.startswith("wait and ask again")
     assert time.monotonic() - started < 10
     assert turn.session_id not in opencode.client.busy_sessions()
 

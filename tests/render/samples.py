@@ -224,6 +224,7 @@ LONG_TURN = replace(
     is_scripted=False,
     model="anthropic/claude-sonnet-4-5",
     error="the provider answered 529: overloaded",
+    next_step="ask again with %%ask.",
     is_cost_known=True,
     messages=(
         Message(
