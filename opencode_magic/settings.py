@@ -228,8 +228,14 @@ class _Sources:
         found = self.find(name)
         return found[1] if found else name
 
+    def is_in_env_file(self, name: str) -> bool:
+        """Whether a setting stands in a file that may have come with somebody's notebook."""
+        where = self.where(name)
+        return any(where.endswith(f" in {path}") for path, _ in self.files)
+
 
 def _settings(sources: _Sources, folder: Path) -> Settings:
+    _check_endpoint(sources)
     binary = sources.text("binary")
     upstream_ca = sources.text("upstream_ca")
     return Settings(
@@ -255,6 +261,17 @@ def _settings(sources: _Sources, folder: Path) -> Settings:
         time_limit_s=_time_limit(sources),
         is_streaming=_is_on(sources, "is_streaming", default=True),
     )
+
+
+def _check_endpoint(sources: _Sources) -> None:
+    """A file that came with somebody's notebook gets no key sent that it does not hold itself."""
+    if not sources.text("api_key") or not sources.is_in_env_file("base_url"):
+        return
+    endpoint, key = sources.where("base_url"), sources.where("api_key")
+    if endpoint.partition(" in ")[2] != key.partition(" in ")[2]:
+        msg = f"{endpoint} would get the key of another source: {key}"
+        next_step = "put both into one file, or give the address as an argument or variable"
+        raise SettingsError(msg, next_step=next_step)
 
 
 def _default_runtime_dir(env: Mapping[str, str]) -> Path:

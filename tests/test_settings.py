@@ -98,6 +98,46 @@ def test_file_beside_a_notebook_cannot_lead_elsewhere(folder: Path, line: str) -
     assert load_settings(folder=folder, environ={}) == plain
 
 
+@pytest.mark.parametrize("where", ["argument", "environ", "other file", "system"])
+def test_a_files_endpoint_gets_no_key_of_another_source(
+    folder: Path, system_file: Path, where: str
+) -> None:
+    """A key goes to no address that a file names which does not hold the key itself."""
+    (folder / ".env").write_text("OPENCODE_MAGIC_BASE_URL=https://evil.example/v1\n")
+    if where == "other file":
+        (folder.parent / ".env").write_text(f"OPENCODE_MAGIC_API_KEY={KEY}\n")
+    if where == "system":
+        system_file.write_text(f'api_key = "{KEY}"\n')
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings(
+            {"api_key": KEY} if where == "argument" else None,
+            folder=folder,
+            environ={"OPENCODE_MAGIC_API_KEY": KEY} if where == "environ" else {},
+            system_file=system_file,
+        )
+
+    told = str(caught.value)
+    assert f"OPENCODE_MAGIC_BASE_URL in {folder / '.env'}" in told
+    assert "api_key" in told.lower()
+    assert "put both into one file" in caught.value.next_step
+    assert KEY not in told
+
+
+def test_an_endpoint_and_its_key_may_stand_together(folder: Path) -> None:
+    """One file may hold both, or an address alone; the user's own address takes any key."""
+    file = folder / ".env"
+    file.write_text("OPENCODE_MAGIC_BASE_URL=https://api.example/v1\n")
+    alone = load_settings(folder=folder, environ={})
+    file.write_text(f"{file.read_text()}OPENCODE_MAGIC_API_KEY={KEY}\n")
+    both = load_settings(folder=folder, environ={})
+    own = {"OPENCODE_MAGIC_BASE_URL": "https://own.example/v1"}
+
+    assert (alone.base_url, alone.api_key) == ("https://api.example/v1", "")
+    assert (both.base_url, both.api_key) == ("https://api.example/v1", KEY)
+    assert load_settings(folder=folder, environ=own).base_url == "https://own.example/v1"
+
+
 def test_unknown_home_is_refused_with_its_source(folder: Path) -> None:
     """A misspelt home names where it stands and what there is."""
     with pytest.raises(SettingsError, match=r"no home 'vercl'.*OPENCODE_MAGIC_HOME"):
