@@ -30,6 +30,9 @@ ADDRESS_LIMIT = 4
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
+_SITE_LOCAL = ipaddress.IPv6Network("fec0::/10")
+_PROTOCOLS = ipaddress.IPv4Network("192.0.0.0/24")
+"""Special purposes (RFC 6890). ``is_global`` has exceptions in it, and depends on the Python."""
 
 
 def look_up(host: str, port: int) -> Sequence[str]:
@@ -150,6 +153,8 @@ def _is_public(address: Address) -> bool:
         and not address.is_multicast
         and not address.is_reserved
         and not address.is_unspecified
+        and address not in _SITE_LOCAL
+        and address not in _PROTOCOLS
     )
 
 
