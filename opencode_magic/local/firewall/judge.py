@@ -22,7 +22,9 @@ REASON_DOTS = "the path has dot segments, and the network policy has rules for p
 REASON_BAD_TARGET = "the request names no host and path"
 REASON_TWO_LENGTHS = "the request has two lengths"
 REASON_METHOD = "CONNECT is answered on the proxy port only"
+REASON_TRACE = "the answer to TRACE would show the request's headers, injected ones too"
 
+_ECHOING_METHODS = {"TRACE", "TRACK"}
 _DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.{1,2}(?:[/\\;]|$)")
 _PORTS = {"https": 443, "http": 80}
 
@@ -96,8 +98,9 @@ def _decide(policy: NetworkPolicy, origin: Origin, request: Request, target: str
     decision = decide(policy, request)
     if not decision.is_allowed:
         return Judgement(request, reason=decision.reason, status_code=403)
-    if _has_path_rules(policy, request.host) and _has_dots(request.path):
-        return Judgement(request, reason=REASON_DOTS, status_code=400)
+    refusal = _refuse_shape(policy, request)
+    if refusal is not None:
+        return refusal
     rule = decision.rule
     judgement = Judgement(request, target, rule, decision.reason)
     is_ours = rule is not None and (rule.forward_url or rule.response is not None)
@@ -108,6 +111,15 @@ def _decide(policy: NetworkPolicy, origin: Origin, request: Request, target: str
     if not policy.subnets_allow:
         return Judgement(request, reason=REASON_PLAIN_HTTP, status_code=403)
     return Judgement(request, target, rule, decision.reason, needs_allowed_subnet=True)
+
+
+def _refuse_shape(policy: NetworkPolicy, request: Request) -> Judgement | None:
+    """Refuse what means another thing upstream than it does to the rules."""
+    if request.method.upper() in _ECHOING_METHODS:
+        return Judgement(request, reason=REASON_TRACE, status_code=405)
+    if _has_path_rules(policy, request.host) and _has_dots(request.path):
+        return Judgement(request, reason=REASON_DOTS, status_code=400)
+    return None
 
 
 def _split_target(origin: Origin, target: str, host_header: str) -> tuple[str, str] | None:

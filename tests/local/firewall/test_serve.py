@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opencode_magic.core.policy_wire import parse_policy
-from opencode_magic.local.firewall.judge import REASON_DOTS
+from opencode_magic.local.firewall.judge import REASON_DOTS, REASON_TRACE
 from tests.local.firewall.outside import LIMIT_S, Outside, ask, firewall, told
 
 if TYPE_CHECKING:
@@ -158,6 +158,18 @@ def test_ambiguous_requests_go_nowhere(outside: Outside, request_: bytes, status
 
     assert received.startswith(b"HTTP/1.1 %d " % status)
     assert [record.verdict for record in records] == ["blocked"]
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("method", ["TRACE", "TRACK", "trace"])
+def test_no_method_echoes_an_injected_header(outside: Outside, method: str) -> None:
+    """What an upstream answers with the request it got is refused, by a reason on record."""
+    server = outside.serve_http(HOST)
+    with firewall(outside, {"allow": INJECT}) as wall:
+        status, _ = wall.ask(HOST, method=method)
+
+        assert [told(record)[3:] for record in wall.log.since(0)] == [("blocked", REASON_TRACE)]
+    assert status == 405
     assert server.seen == []
 
 
