@@ -170,8 +170,16 @@ class _Crank:
         except BaseException as error:
             self._stop_and_show(is_interrupt=isinstance(error, KeyboardInterrupt))
             raise
-        turn = self._ended(reason)
-        self._view.show(turn, is_final=True)
+        return self._show_last(reason)
+
+    def _show_last(self, reason: str | None) -> Turn:
+        """Show the last frame; an Interrupt meanwhile goes on once it is shown."""
+        try:
+            turn = self._ended(reason)
+            self._view.show(turn, is_final=True)
+        except KeyboardInterrupt:
+            self._view.show(self._ended(reason), is_final=True)
+            raise
         return turn
 
     def _post(self) -> None:
@@ -364,7 +372,7 @@ class _Crank:
                 self._abort(self._grace_s())
             self._settle()
         if is_interrupt:
-            self._view.show(self._ended(""), is_final=True)
+            self._show_last("")
 
     def _so_far(self) -> Turn:
         return turn_so_far(self._asked, self.conversation)

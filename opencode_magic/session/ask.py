@@ -120,13 +120,24 @@ class EndingView:
         """The turn as it ended; None while it runs."""
         self._view = view
         self._receipt = receipt
+        self._is_shown = False
 
     def show(self, turn: Turn, *, is_final: bool = False) -> None:
-        """Show the turn; the last frame with its receipt."""
-        if is_final:
-            turn = replace(turn, receipt=self._receipt(turn))
+        """Show the turn; the last frame once, with its receipt or, interrupted, without."""
+        if not is_final:
+            self._view.show(turn)
+        elif self.turn is None:
             self.turn = turn
-        self._view.show(turn, is_final=is_final)
+            try:
+                self.turn = replace(turn, receipt=self._receipt(turn))
+            finally:
+                self._show_last(self.turn)
+        elif not self._is_shown:
+            self._show_last(self.turn)
+
+    def _show_last(self, turn: Turn) -> None:
+        self._view.show(turn, is_final=True)
+        self._is_shown = True
 
 
 def make_receipt(turn: Turn, sandbox: RunningSandbox, status: Status, *, since: int = 0) -> Receipt:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 import pytest
 
@@ -153,6 +153,57 @@ def test_an_interrupt(session: Session) -> None:
     assert kept[0].text
     assert session.agent.client.busy_sessions() == frozenset()
     assert ask(session, "say Still here.").text == "Still here."
+
+
+def test_an_interrupt_while_the_receipt_is_made(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn has ended by then: it is shown once and kept, without a receipt."""
+
+    def interrupt(*_: object, **__: object) -> Never:
+        raise KeyboardInterrupt
+
+    view, kept = RecordingView(), list["Reply"]()
+    monkeypatch.setattr(session.sandbox, "records_since", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        ask_agent(session, Asking(text=script("say Hi.")), view=view, keep=kept.append)
+
+    assert (kept[0].state, kept[0].text, kept[0].receipt) == ("done", "Hi.", None)
+    assert [turn for turn, is_final in view.frames if is_final] == [kept[0].turn]
+    assert view.frames[-1][1]
+
+
+class ImpatientView(RecordingView):
+    """Is interrupted at every frame with text, and before it has shown the last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interrupts = 0
+
+    def show(self, turn: Turn, *, is_final: bool = False) -> None:
+        """Be interrupted, or keep the frame."""
+        if turn.text and self.interrupts < 3:
+            # The third comes while the last frame is shown.
+            if not is_final and self.interrupts == 2:
+                return
+            self.interrupts += 1
+            raise KeyboardInterrupt
+        super().show(turn, is_final=is_final)
+
+
+def test_interrupts_again_and_again(session: Session) -> None:
+    """An impatient user still sees the last frame, and the reply is kept."""
+    view, kept = ImpatientView(), list["Reply"]()
+
+    with pytest.raises(KeyboardInterrupt):
+        ask_agent(session, Asking(text=script("slow 200 50ms")), view=view, keep=kept.append)
+
+    assert view.interrupts == 3
+    assert kept[0].state == "stopped"
+    assert kept[0].text
+    assert view.frames[-1] == (kept[0].turn, True)
+    assert not session.turn_lock.locked()
 
 
 class StoppingView(RecordingView):
