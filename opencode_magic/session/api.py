@@ -76,7 +76,7 @@ def up(
     notice = billing_notice(found)
     if notice and not session().is_up:
         print(notice, file=sys.stderr)  # noqa: T201 - what costs money is said before it starts
-    return session().up(found, allow_unproven=allow_unproven)
+    return session().up(found, allow_unproven=allow_unproven, has_time=minutes is not None)
 
 
 def ask(

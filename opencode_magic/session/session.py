@@ -14,6 +14,7 @@ from opencode_magic.core.status import (
     reduce,
 )
 from opencode_magic.errors import NotLaunchedError, OpencodeMagicError, UsageMistake
+from opencode_magic.session.wishes import difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +81,7 @@ class Session:
         self._listeners: list[Listener] = []
         self._sandbox: RunningSandbox | None = None
         self._agent: Agent | None = None
+        self._launched: Settings | None = None
         self.turn_lock = threading.Lock()
         """Held while a turn runs."""
         self.stop_asked = threading.Event()
@@ -154,8 +156,15 @@ class Session:
 
         return unsubscribe
 
-    def up(self, settings: Settings, *, allow_unproven: bool = False) -> Status:
+    def up(
+        self, settings: Settings, *, allow_unproven: bool = False, has_time: bool = False
+    ) -> Status:
         """Launch a sandbox, or keep the one that is up.
+
+        Args:
+            settings: What is asked for.
+            allow_unproven: Go on where no evidence can be had that the wall stands.
+            has_time: The time limit was asked for, so that what is up must have the same.
 
         Raises:
             UsageMistake: What is up is not what is asked for now.
@@ -164,7 +173,7 @@ class Session:
         if self.is_alive():
             if self._agent is None:
                 raise UsageMistake(MAY_RUN, next_step="run %opencode_down again")
-            self._check_same(settings)
+            self._check_same(settings, has_time=has_time)
             return self._status
         try:
             self._start(settings, allow_unproven=allow_unproven)
@@ -234,24 +243,19 @@ class Session:
     def _start(self, settings: Settings, *, allow_unproven: bool) -> None:
         starter = self._starter or _default_starter()
         sandbox, agent = starter(settings, allow_unproven=allow_unproven, emit=self.emit)
-        self._sandbox, self._agent = sandbox, agent
+        self._sandbox, self._agent, self._launched = sandbox, agent, settings
 
     def _fail(self, error: str, next_step: str) -> None:
         if self._status.phase == "launching":
             self.emit(LaunchFailed(error, next_step=next_step))
 
-    def _check_same(self, settings: Settings) -> None:
-        status = self._status
-        asked = (
-            ("home", settings.home, status.home, settings.home in {"auto", status.home}),
-            ("model", settings.model, status.model, _is_model(settings.model, status.model)),
-        )
-        for name, wanted, has, is_same in asked:
-            if not is_same:
-                raise UsageMistake(
-                    f"{status.sandbox_name} is up with the {name} {has!r}, not {wanted!r}",
-                    next_step="run %opencode_down first",
-                )
+    def _check_same(self, settings: Settings, *, has_time: bool) -> None:
+        assert self._launched is not None, "what is up was launched with settings"
+        found = difference(self._status, self._launched, settings, has_time=has_time)
+        if found:
+            raise UsageMistake(
+                f"{self._status.sandbox_name} is up {found}", next_step="run %opencode_down first"
+            )
 
     def _close_agent(self) -> None:
         agent, self._agent = self._agent, None
@@ -273,9 +277,3 @@ def _why_not(status: Status) -> str:
     if status.phase == "failed" and status.error:
         return f"no sandbox is up: {status.error}"
     return "no sandbox is up"
-
-
-def _is_model(asked: str, has: str) -> bool:
-    """Whether the model asked for is the one in use; asked for by provider, name or both."""
-    provider, _, name = has.partition("/")
-    return asked in {"", has, provider, name}

@@ -216,6 +216,47 @@ def test_up_with_another_model(loaded: InteractiveShell) -> None:
     assert type(error_of(loaded, "%opencode_up --home cloud")) is UsageMistake
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--strict", "is up without strict"),
+        ("--time 30", "is up with a time limit of 15 min, not 30 min"),
+        (
+            "--map x.internal=http://127.0.0.1:1",
+            "is up without the mapping x.internal=http://127.0.0.1:1",
+        ),
+        (
+            "--base-url http://me:secret@plain.example/v1",
+            "is up with the base URL \"the provider's own\", not 'http://plain.example/v1'",
+        ),
+    ],
+)
+def test_up_with_another_wish(loaded: InteractiveShell, flags: str, message: str) -> None:
+    """No flag is dropped silently where a sandbox is up: what differs is named."""
+    magics(loaded).session._starter = StandInStarter(StandInSandbox())
+    loaded.run_cell("%opencode_up")
+
+    error = error_of(loaded, f"%opencode_up {flags}")
+
+    assert type(error) is UsageMistake
+    assert message in str(error)
+    assert error.next_step == "run %opencode_down first"
+
+
+def test_up_again_with_the_same_flags(
+    loaded: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same line again, or one that leaves flags out, uses the sandbox again."""
+    magics(loaded).session._starter = StandInStarter(StandInSandbox())
+    line = "%opencode_up --strict --time 30 --map x.internal=http://127.0.0.1:1"
+    line = f"{line} --base-url https://x.internal/v1 --model scripted"
+    loaded.run_cell(line)
+
+    assert error_of(loaded, line) is None
+    assert error_of(loaded, "%opencode_up") is None
+    assert capsys.readouterr().out.count("is used again") == 2
+
+
 def test_the_cards_of_a_round(loaded: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
     """Up, prove, status and down each show what a person wants to know."""
     magics(loaded).session._starter = StandInStarter(StandInSandbox())

@@ -57,7 +57,7 @@ class OpencodeMagics(Magics):
         given = parse(self.opencode_up, line)
         settings = self._settings(given)
         if self.session.is_alive():
-            status = self.session.up(settings)
+            status = self.session.up(settings, has_time=given.time is not None)
             print(f"{status.sandbox_name} is up already and is used again.")  # noqa: T201 - the cell's text
             self.panels.show()
             return
