@@ -40,6 +40,9 @@ PROBE_TIMEOUT_S = 3.0
 MODEL_TIMEOUT_S = 15.0
 RECORD_WAIT_S = 1.0
 _SCRIPT = Path(__file__).with_name("probes.js")
+_PROBE_ENV = {"BUN_BE_BUN": "1", "HOME": "/usr/share", "XDG_CONFIG_HOME": "/usr/share"}
+"""With ``/`` as its folder: the runtime finds no settings there that the agent could have written,
+neither a ``bunfig.toml`` nor a ``.env``."""
 _GATEWAY_STATUSES = {502, 504}
 """What a firewall or proxy says itself when it cannot reach the model."""
 
@@ -132,7 +135,8 @@ class Prover:
             done = self.session.run_process(
                 self.runtime,
                 ["-e", script],
-                env={"BUN_BE_BUN": "1"},
+                cwd="/",
+                env=_PROBE_ENV,
                 kill_after=MODEL_TIMEOUT_S + 2 * PROBE_TIMEOUT_S,
                 capture_output=True,
             )
