@@ -19,13 +19,17 @@ REASON_OTHER_HOST = "the Host header names another host"
 REASON_PLAIN_HTTP = "plain HTTP is not in the network policy; use https"
 REASON_PLAIN_SECRET = "plain HTTP would show the injected header"  # noqa: S105 - no secret, a reason
 REASON_DOTS = "the path has dot segments, and the network policy has rules for paths"
+REASON_FORWARD_DOTS = "the path has dot segments, and the network policy forwards it"
+REASON_FORWARD_ALL = "it asks about a whole server, and the network policy forwards it"
 REASON_BAD_TARGET = "the request names no host and path"
 REASON_TWO_LENGTHS = "the request has two lengths"
 REASON_METHOD = "CONNECT is answered on the proxy port only"
 REASON_TRACE = "the answer to TRACE would show the request's headers, injected ones too"
 
 _ECHOING_METHODS = {"TRACE", "TRACK"}
-_DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.{1,2}(?:[/\\;]|$)")
+_DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.{1,2}(?:[/\\;?#\0]|$)")
+_DECODING_LIMIT = 4
+"""No server decodes a path so often; what changes even then is meant to deceive."""
 _PORTS = {"https": 443, "http": 80}
 
 
@@ -98,10 +102,10 @@ def _decide(policy: NetworkPolicy, origin: Origin, request: Request, target: str
     decision = decide(policy, request)
     if not decision.is_allowed:
         return Judgement(request, reason=decision.reason, status_code=403)
-    refusal = _refuse_shape(policy, request)
+    rule = decision.rule
+    refusal = _refuse_shape(policy, request, rule)
     if refusal is not None:
         return refusal
-    rule = decision.rule
     judgement = Judgement(request, target, rule, decision.reason)
     is_ours = rule is not None and (rule.forward_url or rule.response is not None)
     if origin.scheme == "https" or is_ours or policy.mode == "allow-all":
@@ -113,12 +117,17 @@ def _decide(policy: NetworkPolicy, origin: Origin, request: Request, target: str
     return Judgement(request, target, rule, decision.reason, needs_allowed_subnet=True)
 
 
-def _refuse_shape(policy: NetworkPolicy, request: Request) -> Judgement | None:
+def _refuse_shape(policy: NetworkPolicy, request: Request, rule: Rule | None) -> Judgement | None:
     """Refuse what means another thing upstream than it does to the rules."""
     if request.method.upper() in _ECHOING_METHODS:
         return Judgement(request, reason=REASON_TRACE, status_code=405)
     if _has_path_rules(policy, request.host) and _has_dots(request.path):
         return Judgement(request, reason=REASON_DOTS, status_code=400)
+    if rule is not None and rule.forward_url:
+        if request.path == "*":
+            return Judgement(request, reason=REASON_FORWARD_ALL, status_code=400)
+        if _has_dots(request.path):
+            return Judgement(request, reason=REASON_FORWARD_DOTS, status_code=400)
     return None
 
 
@@ -143,7 +152,15 @@ def _split_target(origin: Origin, target: str, host_header: str) -> tuple[str, s
 
 
 def _has_dots(path: str) -> bool:
-    return _DOT_SEGMENT.search(unquote(unquote(path))) is not None
+    """Whether a server may see dot segments, however often it decodes the path."""
+    for _ in range(_DECODING_LIMIT):
+        if _DOT_SEGMENT.search(path) is not None:
+            return True
+        decoded = unquote(path)
+        if decoded == path:
+            return False
+        path = decoded
+    return True
 
 
 def _has_path_rules(policy: NetworkPolicy, host: str) -> bool:

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opencode_magic.core.policy_wire import parse_policy
-from opencode_magic.local.firewall.judge import REASON_DOTS, REASON_TRACE
+from opencode_magic.local.firewall.judge import (
+    REASON_DOTS,
+    REASON_FORWARD_ALL,
+    REASON_FORWARD_DOTS,
+    REASON_TRACE,
+)
 from tests.local.firewall.outside import LIMIT_S, Outside, ask, firewall, told
 
 if TYPE_CHECKING:
@@ -184,6 +189,35 @@ def test_dot_segments_do_not_escape_a_path_rule(outside: Outside, path: str) -> 
         assert [told(record)[3:] for record in wall.log.since(0)] == [("blocked", REASON_DOTS)]
     assert status == 400
     assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/../admin", REASON_FORWARD_DOTS),
+        ("/v1/%2e./%2E%2e/admin", REASON_FORWARD_DOTS),
+        ("/..%2fadmin", REASON_FORWARD_DOTS),
+        ("/..%5cadmin", REASON_FORWARD_DOTS),
+        ("/%25252e%25252e%25252fadmin", REASON_FORWARD_DOTS),
+        ("/%2525252525252e/admin", REASON_FORWARD_DOTS),
+        ("/%%32%65%%32%65/admin", REASON_FORWARD_DOTS),
+        ("/..%00/admin", REASON_FORWARD_DOTS),
+        ("*", REASON_FORWARD_ALL),
+    ],
+)
+def test_a_forwarded_request_stays_under_its_base(outside: Outside, path: str, reason: str) -> None:
+    """No spelling of a path leaves the part of a server that a forwardURL leads to."""
+    server = outside.serve_http(is_tls=False)
+    rules = [{"forwardURL": f"http://127.0.0.1:{server.server_port}/base"}]
+    policy = {"allow": {"ollama.internal": rules}}
+    with firewall(outside, policy, allow_loopback_forward=True) as wall:
+        status, _ = wall.ask("ollama.internal", path, method="OPTIONS" if path == "*" else "GET")
+        records = [told(record)[3:] for record in wall.log.since(0)]
+        kept = wall.ask("ollama.internal", "/v1/.../a..b/%2541?next=/../x")
+
+    assert (status, records) == (400, [("blocked", reason)])
+    assert kept[0] == 200
+    assert [target for _, target, _, _ in server.seen] == ["/base/v1/.../a..b/%2541?next=/../x"]
 
 
 def test_absolute_form_is_made_the_origins(outside: Outside) -> None:
