@@ -73,8 +73,7 @@ def up(
         is_strict=is_strict,
         folder=folder,
     )
-    notice = billing_notice(found)
-    if notice and not session().is_up:
+    if not session().is_alive() and (notice := billing_notice(found)):
         print(notice, file=sys.stderr)  # noqa: T201 - what costs money is said before it starts
     return session().up(found, allow_unproven=allow_unproven, has_time=minutes is not None)
 

@@ -1,0 +1,43 @@
+"""The Python functions, on a session of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from opencode_magic.session import api
+from opencode_magic.session.session import Session
+from tests.doubles import StandInSandbox, StandInStarter
+from tests.sandbox.test_credentials import make_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOTICE = "Cloud home: as named; runs on Vercel, which bills.\n"
+
+
+@pytest.fixture
+def billed(sandbox: StandInSandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    """Let the functions act on a session with a stand-in; the cloud home can be chosen."""
+    monkeypatch.setenv("VERCEL_OIDC_TOKEN", make_token(expires_s=4_000_000_000))
+    monkeypatch.setenv("AI_GATEWAY_API_KEY", "planted-vck-0123456789abcdefghij")
+    session = Session(starter=StandInStarter(sandbox))
+    api.use(session)
+    yield session
+    session.down()
+    api.use(None)
+
+
+@pytest.mark.usefixtures("billed")
+def test_each_sandbox_that_bills_is_announced(
+    sandbox: StandInSandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also the one that is launched because the last one has ended by itself."""
+    api.up(home="cloud")
+    first = capsys.readouterr().err
+    sandbox.is_running = False
+    api.up(home="cloud")
+    second = capsys.readouterr().err
+
+    assert (first, second) == (NOTICE, NOTICE)
