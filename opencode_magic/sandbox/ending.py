@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from opencode_magic.sandbox.faults import describe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opencode_magic.sandbox.connect import Connection
 
 RETRY_S = 0.25
@@ -23,6 +25,16 @@ class Ended:
     """Empty where the sandbox is gone, else why that is not known."""
     kept: str = ""
     """Where the local home keeps the agent's files; empty where it does not."""
+
+
+@dataclass(slots=True)
+class CleanedUp:
+    """What became of a launch that failed."""
+
+    log_lines: tuple[str, ...] = ()
+    """The agent server's last ones."""
+    left: str = ""
+    """Empty where nothing is left running, else a sentence for a person."""
 
 
 def destroy(
@@ -68,6 +80,11 @@ def destroy(
     return ended[0]
 
 
+def still_there(name: str, why: str) -> str:
+    """Say that a sandbox may not be gone, and why that is not known."""
+    return f"sandbox {name.removeprefix('ocm-')} may still run until its time is up: {why}"
+
+
 def _destroy(connection: Connection, name: str, *, discard: bool) -> str | None:
     """Give where the files are kept, or None where there is no such sandbox."""
     if connection.local is not None:
@@ -89,3 +106,12 @@ def wait(thread: threading.Thread, budget_s: float) -> None:
             thread.join(timeout=max(0.0, deadline - time.monotonic()))
         except KeyboardInterrupt:
             continue
+
+
+def lines_within(read: Callable[[], tuple[str, ...]], budget_s: float) -> tuple[str, ...]:
+    """Give lines that a call reads, where it ends in time; the end of a sandbox waits for them."""
+    found: list[str] = []
+    reader = threading.Thread(target=lambda: found.extend(read()), name="lines", daemon=True)
+    reader.start()
+    wait(reader, budget_s)
+    return tuple(found)

@@ -17,6 +17,7 @@ from opencode_magic.errors import (
 )
 from opencode_magic.sandbox import sweep
 from opencode_magic.sandbox.connect import warm_up
+from opencode_magic.sandbox.ending import CleanedUp
 from opencode_magic.sandbox.faults import describe
 from opencode_magic.sandbox.prove import ProofTarget
 from opencode_magic.sandbox.steps import Steps
@@ -93,11 +94,11 @@ def launch(
             target=sweep.sweep, args=(request.settings,), name="sweep", daemon=True
         ).start()
     except BaseException as exc:  # noqa: BLE001 - whatever it was, nothing may stay running
-        failure, log_lines = _clean_up(steps, exc)
+        failure, event = _clean_up(steps, exc)
     else:
         return sandbox
     # Raised out here, so that no frame of the SDK (its locals hold injected headers) is chained.
-    emit(_as_event(failure, log_lines))
+    emit(event)
     raise failure
 
 
@@ -129,42 +130,36 @@ def check_request(request: LaunchRequest) -> None:
         )
 
 
-def _clean_up(steps: Steps, exc: BaseException) -> tuple[BaseException, tuple[str, ...]]:
-    """Remove what there is; give what to raise, and the agent server's last lines."""
+def _clean_up(steps: Steps, exc: BaseException) -> tuple[BaseException, LaunchFailed]:
+    """Remove what there is; give what to raise, and the same as an event."""
     step, label = steps.current, steps.failed_label
-    log_lines: tuple[str, ...] = ()
+    cleaned = CleanedUp()
     for _again in range(3):  # an impatient second and third Interrupt
         try:
-            log_lines = steps.fail(exc)
+            cleaned = steps.fail(exc)
             break
         except KeyboardInterrupt:
             continue
-    log_lines = tuple(clean_line(line) for line in log_lines)
-    failure = _as_failure(exc, step, label, log_lines)
-    return failure, getattr(failure, "log_lines", log_lines)
-
-
-def _as_failure(
-    exc: BaseException, step: str, label: str, log_lines: tuple[str, ...]
-) -> BaseException:
+    lines = tuple(clean_line(line) for line in cleaned.log_lines)
     if not isinstance(exc, Exception):
-        return type(exc)(*exc.args)
-    if isinstance(exc, SandboxLaunchError):
-        exc.log_lines = exc.log_lines or log_lines
-        return exc.with_traceback(None)
-    kept_kinds = (BinaryError, CredentialsError, HomeUnavailableError)
+        said = " and ".join(filter(None, ("interrupted", cleaned.left)))
+        event = LaunchFailed(said, "launch again: %opencode_up", lines)
+        return type(exc)(*((cleaned.left,) if cleaned.left else exc.args)), event
+    failure = _as_ours(exc, step, label)
+    if cleaned.left:
+        failure.args = (clean_line(f"{failure.message}; {cleaned.left}"),)
+    if isinstance(failure, SandboxLaunchError):
+        lines = failure.log_lines = failure.log_lines or lines
+    return failure, LaunchFailed(failure.message, failure.next_step, lines)
+
+
+def _as_ours(exc: Exception, step: str, label: str) -> OpencodeMagicError:
+    kept_kinds = (SandboxLaunchError, BinaryError, CredentialsError, HomeUnavailableError)
     if isinstance(exc, kept_kinds):
         return exc.with_traceback(None)
     fault = describe(exc)
     return SandboxLaunchError(
         f"{label} failed: {fault.message}",
         step=step,
-        log_lines=log_lines,
         next_step=fault.next_step or "run: %opencode_doctor",
     )
-
-
-def _as_event(failure: BaseException, log_lines: tuple[str, ...]) -> LaunchFailed:
-    if isinstance(failure, OpencodeMagicError):
-        return LaunchFailed(failure.message, failure.next_step, log_lines)
-    return LaunchFailed("interrupted", "launch again: %opencode_up", log_lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import secrets
 import threading
 import time
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from opencode_magic.sandbox.launch import AgentServer, LaunchRequest
 
 CLEAN_UP_BUDGET_S = 15.0
+TAIL_BUDGET_S = 2.0
 UPLOAD_PACKAGE = PACKAGES["opencode-linux-x64"]
 """What a cloud sandbox runs on, whatever this machine is."""
 
@@ -129,24 +131,27 @@ class Steps:
             note.detail = f"{refused} probes refused in {proof.duration_s:.1f} s, meanwhile"
         return self._finish(place, url, version, proof)
 
-    def fail(self, exc: BaseException) -> tuple[str, ...]:
-        """Remove everything; gives the agent server's last lines. Never raises."""
+    def fail(self, exc: BaseException) -> ending.CleanedUp:
+        """Remove everything. Never raises."""
         if self.current:
             duration_s = time.monotonic() - self._step_started
             detail = "interrupted" if isinstance(exc, KeyboardInterrupt) else ""
             failed, self.current = self.current, ""
             self._emit(StepFailed(failed, duration_s, detail))
-        lines: list[str] = []
-        cleaner = threading.Thread(target=self._remove, args=(lines,), name="clean", daemon=True)
+        self._sandbox = None  # its loss is no news any more
+        cleaned = ending.CleanedUp()
+        if self._may_exist:
+            cleaned.left = ending.still_there(self._name, "the home did not answer in time")
+        deadline = time.monotonic() + CLEAN_UP_BUDGET_S
+        cleaner = threading.Thread(target=self._remove, args=(cleaned, deadline), daemon=True)
         cleaner.start()
         ending.wait(cleaner, CLEAN_UP_BUDGET_S)
-        return tuple(lines)
+        return cleaned
 
-    def _remove(self, lines: list[str]) -> None:
+    def _remove(self, cleaned: ending.CleanedUp, deadline: float) -> None:
         if self._process is not None and self._session is not None:
-            lines.extend(read_log_tail(self._session, self._log_path))
-        if self._feed is not None:
-            self._feed.close()
+            read = functools.partial(read_log_tail, self._session, self._log_path)
+            cleaned.log_lines = ending.lines_within(read, TAIL_BUDGET_S)
         connection = self._connection
         if connection is None:
             return
@@ -155,12 +160,15 @@ class Steps:
             ended = ending.destroy(
                 connection,
                 self._name,
-                budget_s=CLEAN_UP_BUDGET_S - 2,
+                budget_s=max(1.0, deadline - time.monotonic() - 0.5),
                 may_appear=self._is_creating,
                 discard=True,
             )
+        cleaned.left = ending.still_there(self._name, ended.left) if ended.left else ""
         if not ended.left:
             remove_lease(self._settings, self._name)
+        if self._feed is not None:
+            self._feed.close()
         connection.close()
 
     def _announce(self) -> None:

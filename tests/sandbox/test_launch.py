@@ -25,6 +25,7 @@ from opencode_magic.errors import (
     ProofFailedError,
     SandboxLaunchError,
 )
+from opencode_magic.sandbox import steps
 from opencode_magic.sandbox.connect import find_server
 from opencode_magic.sandbox.launch import launch
 from opencode_magic.sandbox.local_api import LocalApi
@@ -208,6 +209,51 @@ def test_server_that_ends_shows_its_last_lines(local: LaunchRequest) -> None:
     assert caught.value.step == "serve"
     assert caught.value.log_lines[-1] == "the port is taken"
     assert not live_sandboxes(local)
+
+
+def test_log_that_cannot_be_read_does_not_hold_up_the_end(
+    local: LaunchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading the last lines takes a part of the time; the sandbox is destroyed all the same."""
+    monkeypatch.setattr(steps, "CLEAN_UP_BUDGET_S", 4.0)
+    log = "$HOME/.opencode-magic/server.log"
+
+    with pytest.raises(SandboxLaunchError, match="ended with code 3") as caught:
+        launch(local, ScriptServer(f"rm {log}; mkfifo {log}; exit 3"), Events())
+
+    assert not live_sandboxes(local)
+    assert "may still run" not in caught.value.message
+
+
+@pytest.mark.parametrize("is_interrupted", [True, False])
+def test_home_that_hangs_at_the_end_is_told(
+    local: LaunchRequest, monkeypatch: pytest.MonkeyPatch, *, is_interrupted: bool
+) -> None:
+    """Where it is not known that the sandbox is gone the words say so, with its name."""
+    monkeypatch.setattr(steps, "CLEAN_UP_BUDGET_S", 4.0)
+    events = Events()
+    stopped: list[int] = []
+
+    def hang(event: StatusEvent) -> None:
+        events(event)
+        if isinstance(event, StepStarted) and event.name == "prove":
+            server = find_server(local.settings)
+            assert server is not None
+            stopped.append(server.pid)
+            os.kill(server.pid, signal.SIGSTOP)
+            raise KeyboardInterrupt if is_interrupted else RuntimeError("it broke")
+
+    kind = KeyboardInterrupt if is_interrupted else SandboxLaunchError
+    try:
+        with pytest.raises(kind, match="may still run until its time is up") as caught:
+            launch(local, ScriptServer("sleep 60", version=VERSION), hang)
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+    status = status_of(events)
+    assert status.sandbox_name.removeprefix("ocm-") in str(caught.value)
+    assert "may still run until its time is up: the home did not answer in time" in status.error
 
 
 def test_other_version_is_refused(local: LaunchRequest) -> None:
