@@ -6,13 +6,12 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from opencode_magic.core.status import Status
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from IPython.core.interactiveshell import InteractiveShell
 
+    from opencode_magic.core.status import Status
     from opencode_magic.jupyter.panel import Panel
     from opencode_magic.session.session import Session
 
@@ -35,12 +34,16 @@ class Panels:
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Show a panel that fills in; what is launched in the block stands in it at the end."""
+        """Show a panel that fills in; what is launched in the block stands in it at the end.
+
+        Where nothing was launched there is none: what an earlier launch left is not its outcome.
+        """
+        before = self._session.status
         panel = self._renew()
         try:
             yield
         finally:
-            if self._session.status != Status():
+            if self._session.status != before:
                 panel.show(self._session.status)
 
     def close(self) -> None:

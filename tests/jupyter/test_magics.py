@@ -8,7 +8,13 @@ from IPython.core.error import UsageError
 
 import opencode_magic
 from opencode_magic.core.conversation import Message, TextPart, Turn
-from opencode_magic.errors import NotLaunchedError, ProviderError, SettingsError, UsageMistake
+from opencode_magic.errors import (
+    NotLaunchedError,
+    ProviderError,
+    SandboxLaunchError,
+    SettingsError,
+    UsageMistake,
+)
 from opencode_magic.session import api
 from opencode_magic.session.reply import Reply
 from tests.doubles import StandInSandbox, StandInStarter
@@ -365,3 +371,23 @@ def test_an_interrupted_down(
     assert "Interrupted: the sandbox is removed all the same." in shown.out + shown.err
     assert "Traceback" not in shown.out + shown.err
     assert not session.is_up
+
+
+def test_an_error_without_a_launch_shows_no_old_panel(
+    loaded: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an earlier launch failed of is not shown above another error."""
+    session = magics(loaded).session
+    failure = SandboxLaunchError("no room", step="create", next_step="make room")
+    session._starter = StandInStarter(StandInSandbox(), error=failure)
+    loaded.run_cell("%opencode_up")
+    first = capsys.readouterr()
+    session._starter = None
+
+    error = error_of(loaded, "%opencode_up --home local --model nobody/nothing")
+    second = capsys.readouterr()
+
+    assert "Failed" in first.out
+    assert type(error) is ProviderError
+    assert "Failed" not in second.out
+    assert "no room" not in second.out + second.err
