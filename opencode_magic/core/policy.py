@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -57,6 +58,7 @@ class Match:
     """All parts must fit; an empty one fits every request."""
 
     path: Matcher | None = None
+    """Compared in the form of :func:`plain_path`."""
     methods: tuple[str, ...] = ()
     query: tuple[PairMatcher, ...] = ()
     headers: tuple[PairMatcher, ...] = ()
@@ -199,6 +201,16 @@ def canonical_host(name: str) -> str | None:
     return lowered if len(lowered) <= _NAME_LIMIT_CHARS else None
 
 
+def plain_path(path: str) -> str:
+    """Give a path in one of its spellings: what needs no percent-encoding has none.
+
+    Repeated slashes are one, and the digits of the encodings that stay are upper case.
+    """
+    if "%" in path:
+        path = _ENCODED.sub(_plain_character, path)
+    return _SLASHES.sub("/", path) if "//" in path else path
+
+
 def decide(policy: NetworkPolicy, request: Request) -> Decision:
     """Decide one request by name. Never raises; what is not allowed is blocked.
 
@@ -240,6 +252,9 @@ def decide_address(policy: NetworkPolicy, address: str) -> Decision:
 _NAME_LIMIT_CHARS = 253
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
+_SLASHES = re.compile(r"/{2,}")
+_UNRESERVED = frozenset(string.ascii_letters + string.digits + "-._~")
 
 
 def _is_address(text: str) -> bool:
@@ -253,7 +268,7 @@ def _is_address(text: str) -> bool:
 
 
 def _fits(match: Match, request: Request) -> bool:
-    if match.path is not None and not match.path.matches(request.path):
+    if match.path is not None and not _fits_path(match.path, plain_path(request.path)):
         return False
     if match.methods and request.method.upper() not in match.methods:
         return False
@@ -261,6 +276,17 @@ def _fits(match: Match, request: Request) -> bool:
     return all(_fits_any(wanted, request.query) for wanted in match.query) and all(
         _fits_any(wanted, lowered) for wanted in match.headers
     )
+
+
+def _fits_path(wanted: Matcher, path: str) -> bool:
+    if wanted.kind == "regex":
+        return wanted.matches(path)
+    return Matcher(wanted.kind, plain_path(wanted.value)).matches(path)
+
+
+def _plain_character(found: re.Match[str]) -> str:
+    character = chr(int(found[0][1:], 16))
+    return character if character in _UNRESERVED else found[0].upper()
 
 
 def _fits_any(wanted: PairMatcher, pairs: Iterable[tuple[str, str]]) -> bool:

@@ -22,6 +22,7 @@ from opencode_magic.core.policy import (
     canonical_host,
     decide,
     decide_address,
+    plain_path,
 )
 from opencode_magic.core.policy_wire import parse_pattern, parse_policy, policy_to_wire
 from opencode_magic.errors import PolicyError
@@ -301,6 +302,42 @@ def test_the_first_rule_that_fits_decides(request_: Request, index: int | None) 
     assert decide(RULES, request_) == Decision(
         is_allowed=True, reason="allowed host", must_terminate=True, rule=expected
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "plain"),
+    [
+        ("/%61d%6Din", "/admin"),
+        ("//admin///x/", "/admin/x/"),
+        ("/%2d%2E%5f%7e%30%5A", "/-._~0Z"),
+        ("/caf%c3%a9%20%2f", "/caf%C3%A9%20%2F"),
+        ("/%2561", "/%2561"),
+        ("/%zz%", "/%zz%"),
+        ("*", "*"),
+    ],
+)
+def test_a_path_has_one_plain_form(path: str, plain: str) -> None:
+    """What needs no encoding loses it once, slashes are merged, and the rest stays."""
+    assert plain_path(path) == plain
+
+
+@given(
+    st.lists(
+        st.sampled_from(["/", "//", "a", "%61", "%2f", "%2F", "%C3", "%c3", "%25", "61"]),
+        max_size=8,
+    ).map("".join)
+)
+def test_rules_see_a_path_in_its_plain_form(path: str) -> None:
+    """A path and its plain form meet the same rule, also where the rule spells it otherwise."""
+    rules = [{"match": {"path": f"/{path}"}, "response": {"statusCode": 204}}]
+    policy = parse_policy({"allow": {"example.com": rules}})
+    spelled, plain = (
+        decide(policy, Request("example.com", method="GET", path=form))
+        for form in (f"/{path}", plain_path(f"/{path}"))
+    )
+
+    assert spelled.rule == policy.hosts[0].rules[0]
+    assert plain == spelled
 
 
 def test_deny_all_has_its_own_reason() -> None:

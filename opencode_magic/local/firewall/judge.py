@@ -19,6 +19,7 @@ REASON_OTHER_HOST = "the Host header names another host"
 REASON_PLAIN_HTTP = "plain HTTP is not in the network policy; use https"
 REASON_PLAIN_SECRET = "plain HTTP would show the injected header"  # noqa: S105 - no secret, a reason
 REASON_DOTS = "the path has dot segments, and the network policy has rules for paths"
+REASON_SPELLING = "servers read the path in two ways, and the network policy has rules for paths"
 REASON_FORWARD_DOTS = "the path has dot segments, and the network policy forwards it"
 REASON_FORWARD_ALL = "it asks about a whole server, and the network policy forwards it"
 REASON_BAD_TARGET = "the request names no host and path"
@@ -28,6 +29,8 @@ REASON_TRACE = "the answer to TRACE would show the request's headers, injected o
 
 _ECHOING_METHODS = {"TRACE", "TRACK"}
 _DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.{1,2}(?:[/\\;?#\0]|$)")
+_AMBIGUOUS = re.compile(r"[\\;]|%(?:2f|5c|3b|00|25[0-9a-f]{2}|(?![0-9a-f]{2}))", re.IGNORECASE)
+"""Encoded slashes, path parameters, what is encoded twice or badly: servers differ in these."""
 _DECODING_LIMIT = 4
 """No server decodes a path so often; what changes even then is meant to deceive."""
 _PORTS = {"https": 443, "http": 80}
@@ -121,8 +124,11 @@ def _refuse_shape(policy: NetworkPolicy, request: Request, rule: Rule | None) ->
     """Refuse what means another thing upstream than it does to the rules."""
     if request.method.upper() in _ECHOING_METHODS:
         return Judgement(request, reason=REASON_TRACE, status_code=405)
-    if _has_path_rules(policy, request.host) and _has_dots(request.path):
-        return Judgement(request, reason=REASON_DOTS, status_code=400)
+    if _has_path_rules(policy, request.host):
+        if _has_dots(request.path):
+            return Judgement(request, reason=REASON_DOTS, status_code=400)
+        if _AMBIGUOUS.search(request.path) is not None:
+            return Judgement(request, reason=REASON_SPELLING, status_code=400)
     if rule is not None and rule.forward_url:
         if request.path == "*":
             return Judgement(request, reason=REASON_FORWARD_ALL, status_code=400)

@@ -10,6 +10,7 @@ from opencode_magic.local.firewall.judge import (
     REASON_DOTS,
     REASON_FORWARD_ALL,
     REASON_FORWARD_DOTS,
+    REASON_SPELLING,
     REASON_TRACE,
 )
 from tests.local.firewall.outside import LIMIT_S, Outside, ask, firewall, told
@@ -189,6 +190,55 @@ def test_dot_segments_do_not_escape_a_path_rule(outside: Outside, path: str) -> 
         assert [told(record)[3:] for record in wall.log.since(0)] == [("blocked", REASON_DOTS)]
     assert status == 400
     assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/admin", "/%61dmin", "//admin", "///%61%64min", "/adm%69n/", "/admin%2Dold"]
+)
+def test_a_path_rule_holds_for_every_spelling(outside: Outside, path: str) -> None:
+    """A rule meets a path also where it is written with encodings or more slashes."""
+    server = outside.serve_http(HOST)
+    rule = {"match": {"path": {"startsWith": "/admin"}}, "response": {"statusCode": 403}}
+    with firewall(outside, {"allow": {HOST: [rule]}}) as wall:
+        status, _ = wall.ask(HOST, path)
+
+    assert (status, server.seen) == (403, [])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/;/admin",
+        "/%3b/admin",
+        "/x%2f%61dmin",
+        "/x%5Cadmin",
+        "/x\\admin",
+        "/admin%00",
+        "/%2561dmin",
+        "/%%361dmin",
+        "/admin%",
+    ],
+)
+def test_a_path_with_two_meanings_is_refused_by_path_rules(outside: Outside, path: str) -> None:
+    """What servers read in different ways does not pass rules that look at paths."""
+    server = outside.serve_http(HOST)
+    rule = {"match": {"path": "/admin"}, "response": {"statusCode": 403}}
+    with firewall(outside, {"allow": {HOST: [rule], "example.com": []}}) as wall:
+        status, _ = wall.ask(HOST, path)
+        told_reasons = [told(record)[3:] for record in wall.log.since(0)]
+
+    assert (status, server.seen) == (400, [])
+    assert told_reasons == [("blocked", REASON_SPELLING)]
+
+
+def test_hosts_without_path_rules_take_any_spelling(outside: Outside) -> None:
+    """Where no rule looks at paths a path passes byte for byte."""
+    server = outside.serve_http(HOST)
+    path = "/%61//x;y=1/group%2Fproject?a=%2f"
+    with firewall(outside, {"allow": INJECT}) as wall:
+        wall.ask(HOST, path)
+
+    assert [target for _, target, _, _ in server.seen] == [path]
 
 
 @pytest.mark.parametrize(
