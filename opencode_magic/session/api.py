@@ -140,12 +140,17 @@ def billing_notice(found: Settings) -> str:
     """Give the line to say before a launch that costs money; empty where none does.
 
     Raises:
-        OpencodeMagicError: No home can be used.
+        OpencodeMagicError: No home can be used, or the cloud home cannot do what is asked for.
     """
     from opencode_magic.sandbox.home import choose_home  # noqa: PLC0415 - as above
 
     choice = choose_home(found)
-    return "" if choice.home == "local" else f"Cloud home: {choice.reason}."
+    if choice.home == "local":
+        return ""
+    from opencode_magic.session.start import check  # noqa: PLC0415 - loads httpx and the SDK
+
+    check(found, choice)
+    return f"Cloud home: {choice.reason}."
 
 
 def settings(

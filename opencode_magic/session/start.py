@@ -16,7 +16,7 @@ from opencode_magic.core.providers import (
 )
 from opencode_magic.errors import ProviderError
 from opencode_magic.sandbox.home import choose_home
-from opencode_magic.sandbox.launch import LaunchRequest, launch
+from opencode_magic.sandbox.launch import LaunchRequest, check_request, launch
 from opencode_magic.sandbox.prove import ProofTarget
 from opencode_magic.session.agent import Agent
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from opencode_magic.core.providers import ModelChoice
     from opencode_magic.core.status import Home, StatusEvent
+    from opencode_magic.sandbox.home import HomeChoice
     from opencode_magic.session.seams import RunningSandbox
     from opencode_magic.settings import Settings
 
@@ -72,6 +73,17 @@ def start(
         sandbox.terminate()
         raise
     return sandbox, agent
+
+
+def check(settings: Settings, choice: HomeChoice) -> None:
+    """Refuse what the chosen home cannot do, before anything is said or started.
+
+    Raises:
+        ProviderError: The model cannot be used, or there is none for the cloud home.
+        HomeUnavailableError: What is asked for is the other home's alone.
+    """
+    model = choose(settings, choice.home)
+    check_request(LaunchRequest(settings=settings, choice=choice, model=model))
 
 
 def choose(settings: Settings, home: Home) -> ModelChoice:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from opencode_magic.errors import OpencodeMagicError
 from opencode_magic.session import api
 from opencode_magic.session.session import Session
 from tests.doubles import StandInSandbox, StandInStarter
@@ -41,3 +42,26 @@ def test_each_sandbox_that_bills_is_announced(
     second = capsys.readouterr().err
 
     assert (first, second) == (NOTICE, NOTICE)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"is_strict": True}, "strict is the local home's alone"),
+        ({"mappings": {"x.internal": "http://127.0.0.1:1"}}, "x.internal is mapped to this"),
+        ({"model": "demo-model"}, "the scripted demo model is local"),
+        ({"base_url": "http://plain.example/v1", "model": "x"}, "is not an https address"),
+    ],
+)
+def test_no_bill_is_announced_for_what_is_refused(
+    billed: Session,
+    capsys: pytest.CaptureFixture[str],
+    wish: dict[str, Any],
+    message: str,
+) -> None:
+    """What the cloud home cannot do is refused before anything is said of its costs."""
+    with pytest.raises(OpencodeMagicError, match=message):
+        api.up(home="cloud", **wish)
+
+    assert capsys.readouterr().err == ""
+    assert not billed.is_up
