@@ -250,14 +250,21 @@ def processes(words: str, *, under: int | None) -> list[int]:
 
 
 def leftovers(base: Path) -> list[str]:
-    """Give what stands of sandboxes whose server keeps its state in this folder."""
+    """Give what stands of sandboxes whose server keeps its state in this folder.
+
+    Looked at: bubblewraps of the folder and all below them, and mounts of the folder in the view
+    of any process, whoever its parent is by now.
+    """
     found = [
         f"process {pid}"
         for pid in _children_of_dead_or_alive(base)
         if pid != server_pid(base) and is_running(pid)
     ]
-    mounts = Path("/proc/self/mountinfo").read_text()
-    return found + (["a mount"] if str(base) in mounts else [])
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(base) in (folder / "mountinfo").read_text():
+                found.append(f"a mount in process {folder.name}")
+    return found
 
 
 def _children_of_dead_or_alive(base: Path) -> list[int]:

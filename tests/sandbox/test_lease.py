@@ -96,6 +96,15 @@ def sandbox_count(settings: Settings) -> int:
     return len(count) if isinstance(count, list) else int(str(count))
 
 
+def kept_names(settings: Settings) -> list[str]:
+    """Whose files the local server keeps."""
+    server = find_server(settings)
+    assert server is not None
+    kept = LocalApi(server.socket, server.token).info()["kept"]
+    assert isinstance(kept, list)
+    return [str(entry["name"]) for entry in kept]
+
+
 def read_name(kernel: subprocess.Popen[str]) -> str:
     assert kernel.stdout is not None
     return kernel.stdout.readline().strip()
@@ -133,6 +142,7 @@ def test_sandbox_of_a_killed_kernel_is_swept(
 
     assert (before, removed, sandbox_count(local.settings)) == (1, (name,), 0)
     assert list(load_leases(local.settings)) == []
+    assert kept_names(local.settings) == [name]
 
 
 @needs_linux
