@@ -72,16 +72,25 @@ def find_credentials(
         if not found.expires_ms or found.expires_ms > clock() * 1000:
             return found
         expired = expired or found
-    from_token = _from_access_token(settings, env, files)
+    try:
+        from_token = _from_access_token(settings, env, files)
+    except CredentialsError as exc:
+        if expired is None:
+            raise
+        msg = f"{_has_expired(expired, clock)}, and {exc.message}"
+        raise CredentialsError(msg, next_step=f"{RENEW_STEP}; or set what is missing") from None
     if from_token is not None:
         return from_token
     if expired is not None:
-        ago_min = max(1, int(clock() * 1000 - expired.expires_ms) // 60_000)
-        msg = f"the token from {expired.source} expired {_in_words(ago_min)} ago"
-        raise CredentialsError(msg, next_step=RENEW_STEP)
+        raise CredentialsError(_has_expired(expired, clock), next_step=RENEW_STEP)
     if broken is not None:
         raise broken
     raise CredentialsError("there are no Vercel credentials", next_step=LINK_STEP)
+
+
+def _has_expired(found: Credentials, clock: Callable[[], float]) -> str:
+    ago_min = max(1, int(clock() * 1000 - found.expires_ms) // 60_000)
+    return f"the token from {found.source} expired {_in_words(ago_min)} ago"
 
 
 def parse_oidc_token(token: str, *, source: str) -> Credentials:

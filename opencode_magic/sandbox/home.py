@@ -36,6 +36,13 @@ class LocalProbe:
     is_ok: bool
     reason: str
     next_step: str = ""
+    own_step: str = ""
+    """The part of it that makes the local home work, where something does."""
+
+
+def _cannot(reason: str, own_step: str = "") -> LocalProbe:
+    next_step = f"{own_step}, or {CLOUD_STEP}" if own_step else CLOUD_STEP
+    return LocalProbe(is_ok=False, reason=reason, next_step=next_step, own_step=own_step)
 
 
 def choose_home(settings: Settings) -> HomeChoice:
@@ -54,12 +61,13 @@ def choose_home(settings: Settings) -> HomeChoice:
         return HomeChoice("local", f"{named}{probe.reason}")
     if settings.home == "local":
         raise HomeUnavailableError(probe.reason, next_step=probe.next_step)
+    own = probe.own_step
     try:
         find_credentials(settings)
     except CredentialsError as exc:
         raise HomeUnavailableError(
             f"{probe.reason}, and the cloud home has no usable credentials: {exc.message}",
-            next_step=probe.next_step,
+            next_step="; or ".join(filter(None, (f"for the cloud home, {exc.next_step}", own))),
         ) from None
     return HomeChoice("cloud", f"{probe.reason}; runs on Vercel, which bills")
 
@@ -79,17 +87,15 @@ _WORKING: list[LocalProbe] = []
 
 def _probe() -> LocalProbe:
     if sys.platform != "linux":
-        return LocalProbe(
-            is_ok=False,
-            reason=f"the local home needs Linux and this is {_system_name()}",
-            next_step=f"{CLOUD_STEP} (or run Jupyter in WSL or a Linux machine)",
+        return _cannot(
+            f"the local home needs Linux and this is {_system_name()}",
+            "run Jupyter in WSL or on a Linux machine",
         )
     for program, package in (("bwrap", "bubblewrap"), ("rg", "ripgrep"), ("git", "git")):
         if shutil.which(program) is None:
-            return LocalProbe(
-                is_ok=False,
-                reason=f"the program {program!r} is missing, which the local home needs",
-                next_step=f"install it (apt-get install {package}), or {CLOUD_STEP}",
+            return _cannot(
+                f"the program {program!r} is missing, which the local home needs",
+                f"install it (apt-get install {package})",
             )
     return _probe_namespaces()
 
@@ -108,36 +114,27 @@ def _probe_namespaces() -> LocalProbe:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
-        return LocalProbe(
-            is_ok=False, reason=f"bubblewrap cannot be run: {exc}", next_step=CLOUD_STEP
-        )
+        return _cannot(f"bubblewrap cannot be run: {exc}")
     if done.returncode == 0:
         return LocalProbe(is_ok=True, reason="Linux with bubblewrap")
     said = done.stderr.decode(errors="replace").strip().splitlines()
     detail = f" ({said[-1]})" if said else ""
-    return LocalProbe(
-        is_ok=False,
-        reason=f"this system forbids user namespaces{detail}, so nothing here could isolate "
-        "the agent",
-        next_step=_namespace_step(),
+    return _cannot(
+        f"this system forbids user namespaces{detail}, so nothing here could isolate the agent",
+        _namespace_step(),
     )
 
 
 def _namespace_step() -> str:
     if _reads("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return (
-            "ask your administrator for the AppArmor profile that %opencode_doctor prints, "
-            f"or {CLOUD_STEP}"
-        )
+        return "ask your administrator for the AppArmor profile that %opencode_doctor prints"
     if _reads("/proc/sys/user/max_user_namespaces") == "0":
-        return f"ask your administrator to set user.max_user_namespaces above 0, or {CLOUD_STEP}"
+        return "ask your administrator to set user.max_user_namespaces above 0"
     if _reads("/proc/sys/kernel/unprivileged_userns_clone") == "0":
-        return (
-            f"ask your administrator to set kernel.unprivileged_userns_clone to 1, or {CLOUD_STEP}"
-        )
+        return "ask your administrator to set kernel.unprivileged_userns_clone to 1"
     return (
         "in a container, ask for a security context that allows user namespaces (seccomp and "
-        f"AppArmor profile Unconfined, or hostUsers: false), or {CLOUD_STEP}"
+        "AppArmor profile Unconfined, or hostUsers: false)"
     )
 
 

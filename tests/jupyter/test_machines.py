@@ -118,8 +118,10 @@ def test_another_system(
     line = fail_up(shell, capsys, HomeUnavailableError)
 
     assert f"this is {name}" in line
-    assert "credentials" in line
-    assert "--home cloud" in line
+    assert "there are no Vercel credentials. Next: for the cloud home, run: vercel link && " in line
+    assert "VERCEL_TOKEN, VERCEL_TEAM_ID and VERCEL_PROJECT_ID" in line
+    assert "or run Jupyter in WSL or on a Linux machine" in line
+    assert "%opencode_up --home cloud" not in line
 
 
 def test_no_npm_and_nothing_cached(

@@ -99,6 +99,16 @@ def test_access_token_needs_team_and_project(tmp_path: Path) -> None:
         find(tmp_path, {"VERCEL_TOKEN": "t"})
 
 
+def test_expired_token_beside_an_access_token_without_a_team_is_told(tmp_path: Path) -> None:
+    """Where neither can be used both are named, and the quicker way comes first."""
+    env = {"VERCEL_OIDC_TOKEN": make_token(expires_s=NOW_S - 3600), "VERCEL_TOKEN": "t"}
+
+    with pytest.raises(CredentialsError, match=r"expired 60 min ago.*VERCEL_TEAM_ID") as caught:
+        find(tmp_path, env)
+
+    assert caught.value.next_step.startswith("run: vercel env pull")
+
+
 def test_no_credentials_at_all_names_the_way(tmp_path: Path) -> None:
     """Without any credentials the error names both ways to get some."""
     with pytest.raises(CredentialsError, match=r"vercel link.*VERCEL_TOKEN"):

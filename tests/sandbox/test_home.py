@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WORKS = LocalProbe(is_ok=True, reason="Linux with bubblewrap")
 FORBIDDEN = LocalProbe(
-    is_ok=False, reason="this system forbids user namespaces", next_step="ask for the profile"
+    is_ok=False, reason="this system forbids user namespaces", own_step="ask for the profile"
 )
 
 
@@ -73,8 +73,39 @@ def test_neither_home_is_refused_with_the_platforms_step(
     """No isolation, no launch: the error says what is missing on both homes."""
     probe_says(monkeypatch, FORBIDDEN)
 
-    with pytest.raises(HomeUnavailableError, match=r"no usable credentials.*ask for the profile"):
+    with pytest.raises(HomeUnavailableError, match="no usable credentials") as caught:
         choose_home(settings)
+
+    assert caught.value.next_step.startswith("for the cloud home, run: vercel link && vercel env")
+    assert caught.value.next_step.endswith("; or ask for the profile")
+
+
+def test_expired_token_is_renewed_first(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    """Who has a token that expired reads the command that renews it, before anything else."""
+    probe_says(monkeypatch, FORBIDDEN)
+
+    with pytest.raises(HomeUnavailableError, match="expired") as caught:
+        choose_home(replace(settings, oidc_token=make_token(expires_s=1)))
+
+    assert caught.value.next_step == (
+        "for the cloud home, run: vercel env pull; or ask for the profile"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the local home needs Linux")
+def test_step_does_not_name_the_cloud_without_credentials(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
+) -> None:
+    """Where the cloud home cannot be used yet, nobody is sent to it as the next step."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(HomeUnavailableError) as caught:
+        choose_home(settings)
+
+    assert "--home cloud" not in caught.value.next_step
+    assert caught.value.next_step.endswith("; or install it (apt-get install bubblewrap)")
 
 
 def test_named_local_home_never_becomes_the_cloud(
@@ -118,6 +149,7 @@ def test_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_
         reason="the program 'bwrap' is missing, which the local home needs",
         next_step="install it (apt-get install bubblewrap), or use the cloud home: "
         "%opencode_up --home cloud",
+        own_step="install it (apt-get install bubblewrap)",
     )
 
 
