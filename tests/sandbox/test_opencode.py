@@ -195,9 +195,7 @@ print([path.name for path in cache.rglob("*") if path.is_file()])
         check=False,
         cwd=Path(__file__).parents[2],
     )
-    if "unexpected" in done.stderr or "No permissions" in done.stderr:
-        pytest.skip("no user namespaces here")
-
+    assert done.returncode == 0, done.stderr
     error, left = done.stdout.splitlines()
     assert "the disk is too full" in error
     assert "'opencode'" not in left
