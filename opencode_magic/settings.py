@@ -312,15 +312,34 @@ def _keys(sources: _Sources) -> dict[str, str]:
 def _mappings(sources: _Sources) -> dict[str, str]:
     found = sources.given.get("mappings")
     if isinstance(found, dict):
-        return {str(name): str(url) for name, url in found.items()}
+        return {str(name): _mapped(str(name), str(url)) for name, url in found.items()}
     mappings = {}
     for item in sources.items("mappings"):
         name, separator, url = item.partition("=")
-        if not separator or not name.endswith(".internal") or not url:
+        if not separator or not _can_be_mapped(name) or not url:
             msg = f"{item!r} in {sources.where('mappings')} is no mapping"
-            raise SettingsError(msg, next_step="write ollama.internal=http://127.0.0.1:11434")
+            raise SettingsError(msg, next_step=f"write {_MAPPING}")
         mappings[name] = url
     return mappings
+
+
+_MAPPING = "ollama.internal=http://127.0.0.1:11434"
+
+
+def _mapped(name: str, url: str) -> str:
+    """Check a mapping that was given as an argument; gives its address."""
+    if not _can_be_mapped(name):
+        msg = f"{name!r} cannot be mapped (--map): a mapped name ends in .internal"
+        raise SettingsError(msg, next_step=f"write --map {_MAPPING}")
+    if not url:
+        msg = f"{name} is mapped to nothing (--map)"
+        raise SettingsError(msg, next_step=f"write --map {_MAPPING}")
+    return url
+
+
+def _can_be_mapped(name: str) -> bool:
+    host = name.lower().removesuffix(".")
+    return host.endswith(".internal") and not host.startswith(".")
 
 
 def _time_limit(sources: _Sources) -> float:

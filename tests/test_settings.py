@@ -171,6 +171,22 @@ def test_mapping_of_a_public_name_is_refused(folder: Path) -> None:
         load_settings(folder=folder, environ=env)
 
 
+@pytest.mark.parametrize("name", ["foo.example", "internal", ".internal", "10.0.0.1"])
+def test_mapping_that_is_an_argument_is_checked_too(folder: Path, name: str) -> None:
+    """A name that cannot be mapped is refused in a line that says where it was given."""
+    with pytest.raises(SettingsError, match=f"'{name}' cannot be mapped") as caught:
+        load_settings({"mappings": {name: "http://127.0.0.1:1"}}, folder=folder, environ={})
+
+    assert "--map" in str(caught.value)
+    assert "ends in .internal" in str(caught.value)
+
+
+def test_mapping_to_nowhere_is_refused(folder: Path) -> None:
+    """A mapping needs an address."""
+    with pytest.raises(SettingsError, match=r"x\.internal is mapped to nothing \(--map\)"):
+        load_settings({"mappings": {"x.internal": ""}}, folder=folder, environ={})
+
+
 def test_unknown_argument_is_refused(folder: Path) -> None:
     """A misspelt argument is an error, not a default."""
     with pytest.raises(SettingsError, match="'modle'"):
