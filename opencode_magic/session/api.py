@@ -36,7 +36,7 @@ def session() -> Session:
     return _current[0]
 
 
-def up(
+def up(  # noqa: PLR0913 - one keyword a setting, as the flags are
     *,
     home: str = "",
     model: str = "",
@@ -46,6 +46,10 @@ def up(
     is_strict: bool = False,
     allow_unproven: bool = False,
     folder: Path | None = None,
+    token: str = "",
+    team_id: str = "",
+    project_id: str = "",
+    oidc_token: str = "",
 ) -> Status:
     """Launch the agent in a locked sandbox and prove the wall; keeps one that is up already.
 
@@ -60,6 +64,10 @@ def up(
             home only).
         allow_unproven: Go on where no evidence can be had that the wall stands.
         folder: Where ``.env.local`` and ``.env`` are looked for, upwards; by default here.
+        token: A Vercel access token for the cloud home. An OIDC token that is found comes first.
+        team_id: The Vercel team that is billed.
+        project_id: The Vercel project that the sandbox belongs to.
+        oidc_token: A Vercel OIDC token; comes before every other one.
 
     Raises:
         OpencodeMagicError: Nothing was launched, and nothing is left running.
@@ -72,6 +80,10 @@ def up(
         mappings=mappings,
         is_strict=is_strict,
         folder=folder,
+        token=token,
+        team_id=team_id,
+        project_id=project_id,
+        oidc_token=oidc_token,
     )
     if not session().is_alive() and (notice := billing_notice(found)):
         print(notice, file=sys.stderr)  # noqa: T201 - what costs money is said before it starts
@@ -162,15 +174,16 @@ def settings(
     mappings: Mapping[str, str] | None = None,
     is_strict: bool = False,
     folder: Path | None = None,
+    **credentials: str,
 ) -> Settings:
-    """Read the settings, these arguments first.
+    """Read the settings, these arguments first; ``credentials`` are named as in ``Settings``.
 
     Raises:
         SettingsError: One of them is malformed.
     """
     from opencode_magic.settings import load_settings  # noqa: PLC0415 - reads several libraries
 
-    given: dict[str, object] = {"home": home, "model": model, "base_url": base_url}
+    given: dict[str, object] = {"home": home, "model": model, "base_url": base_url, **credentials}
     if minutes is not None:
         given["time_limit_s"] = minutes * 60
     if mappings:

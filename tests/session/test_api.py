@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from opencode_magic.errors import OpencodeMagicError
+from opencode_magic.sandbox.credentials import find_credentials
 from opencode_magic.session import api
 from opencode_magic.session.session import Session
 from tests.doubles import StandInSandbox, StandInStarter
@@ -65,3 +66,23 @@ def test_no_bill_is_announced_for_what_is_refused(
 
     assert capsys.readouterr().err == ""
     assert not billed.is_up
+
+
+@pytest.mark.parametrize("name", ["token", "oidc_token"])
+def test_credentials_as_arguments(
+    billed: Session, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Credentials can be given by argument alone; no repr has the token."""
+    monkeypatch.delenv("VERCEL_OIDC_TOKEN")
+    token = make_token(expires_s=4_000_000_000)
+
+    wish: dict[str, Any] = {name: token, "team_id": "team_1", "project_id": "prj_1"}
+
+    status = api.up(home="cloud", **wish)
+
+    launched = billed._launched
+    assert launched is not None
+    found = find_credentials(launched, environ={})
+    assert (found.token, found.team_id, found.project_id) == (token, "team_1", "prj_1")
+    for shown in (repr(value) for value in (launched, found, billed, status)):
+        assert token not in shown
