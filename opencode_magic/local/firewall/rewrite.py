@@ -21,10 +21,12 @@ def upstream_request(event: h11.Request, judgement: Judgement, route: Route) -> 
     """Give the request as the upstream gets it.
 
     Without a rule it is as it came. Injected headers replace the program's own of the same name,
-    however often and in whatever case it sent them.
+    however often and in whatever case it sent them. No protocol but WebSocket may take over: after
+    that nothing is decided, and HTTP/2 would carry more requests.
     """
     rule = judgement.rule
-    dropped = set(_PROXY_ONLY)
+    no_upgrade = {b"http2-settings"} | (set() if is_about_websocket(event) else {b"upgrade"})
+    dropped = _PROXY_ONLY | no_upgrade
     added = [(name.encode("ascii"), value.strip().encode()) for name, value in _injected(rule)]
     if route.authority:
         dropped.add(b"host")
@@ -35,8 +37,18 @@ def upstream_request(event: h11.Request, judgement: Judgement, route: Route) -> 
         ]
     dropped |= {name for name, _ in added}
     kept = [(raw, value) for raw, value in event.headers.raw_items() if raw.lower() not in dropped]
+    kept = [pair for raw, value in kept for pair in _without_options(raw, value, no_upgrade)]
     target = judgement.target if judgement.target == "*" else f"{route.base}{judgement.target}"
     return h11.Request(method=event.method, target=target, headers=[*kept, *added])
+
+
+def is_about_websocket(message: h11.Request | h11.InformationalResponse) -> bool:
+    """Whether a request asks for WebSocket and for nothing else, or an answer agrees to it."""
+    upgrade, connection = (
+        [token for name, value in message.headers if name == wanted for token in _tokens(value)]
+        for wanted in (b"upgrade", b"connection")
+    )
+    return upgrade == [b"websocket"] and b"upgrade" in connection
 
 
 def response_headers(fixed: FixedResponse, size: int) -> Headers:
@@ -68,6 +80,18 @@ def text_headers(body: bytes) -> Headers:
         ("content-length", str(len(body))),
         ("server", "opencode-magic-firewall"),
     ]
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    return [token.strip().lower() for token in value.split(b",")]
+
+
+def _without_options(raw: bytes, value: bytes, options: set[bytes]) -> list[tuple[bytes, bytes]]:
+    """Give a header without some connection options; none where nothing is left of it."""
+    if raw.lower() != b"connection" or options.isdisjoint(_tokens(value)):
+        return [(raw, value)]
+    kept = [token.strip() for token in value.split(b",") if token.strip().lower() not in options]
+    return [(raw, b", ".join(kept))] if kept else []
 
 
 def _injected(rule: Rule | None) -> Headers:
