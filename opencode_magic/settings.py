@@ -349,6 +349,9 @@ def _time_limit(sources: _Sources) -> float:
     except ValueError:
         seconds = -1.0
     if not SHORTEST_TIME_LIMIT_S <= seconds <= LONGEST_TIME_LIMIT_S:
+        if isinstance(sources.given.get("time_limit_s"), int):  # as ``up`` gives its minutes
+            msg = f"a sandbox cannot be given {seconds / 60:g} minutes"
+            raise SettingsError(msg, next_step="give from 1 to 1440 minutes")
         msg = f"{sources.where('time_limit_s')} is {text!r}, not a number of seconds"
         raise SettingsError(msg, next_step="give from 60 to 86400 seconds")
     return seconds

@@ -151,6 +151,17 @@ def test_time_limit_out_of_range_is_refused(folder: Path, text: str) -> None:
         load_settings({"time_limit_s": text}, folder=folder, environ={})
 
 
+@pytest.mark.parametrize("minutes", [-4, 0, 5_000])
+def test_time_limit_in_minutes_is_refused_in_minutes(folder: Path, minutes: int) -> None:
+    """Who gives minutes reads minutes."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"time_limit_s": minutes * 60}, folder=folder, environ={})
+
+    assert str(caught.value) == (
+        f"a sandbox cannot be given {minutes} minutes. Next: give from 1 to 1440 minutes"
+    )
+
+
 def test_mappings_are_read(folder: Path) -> None:
     """Several mappings stand in one variable, parted by commas."""
     text = "ollama.internal=http://127.0.0.1:11434, vllm.internal=http://127.0.0.1:8000"

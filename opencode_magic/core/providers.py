@@ -78,7 +78,6 @@ NOT_BROKERED: Mapping[str, str] = {
     "google-vertex-anthropic": "it signs in with OAuth",
     "github-copilot": "it signs in with OAuth",
     "gitlab": "it signs in with OAuth",
-    "azure": "its host depends on the account; give it as an OpenAI-compatible endpoint",
 }
 """Providers that are refused by name, and why."""
 
@@ -160,6 +159,12 @@ def choose_model(
             "so no header could carry its key past the firewall",
             next_step="use the same model through the AI Gateway: --model vercel/...",
         )
+    if provider_id == "azure":
+        raise ProviderError(
+            "the provider 'azure' cannot be used by its name: its host depends on your account",
+            next_step="name the host: --base-url https://HOST/openai/v1 --model NAME, with its "
+            "key in OPENCODE_MAGIC_API_KEY",
+        )
     provider = PROVIDERS.get(provider_id)
     if provider is None:
         known = ", ".join([*PROVIDERS, "demo-model"])
@@ -210,7 +215,7 @@ def _compatible(
     if mappings is not None and host.endswith(".internal") and host not in mappings:
         raise ProviderError(
             f"{host!r} is mapped to no server",
-            next_step=f"say where it is: OPENCODE_MAGIC_MAP={host}=http://127.0.0.1:11434",
+            next_step=f"say where it is: --map {host}=http://127.0.0.1:11434",
         )
     if not model:
         raise ProviderError("no model was named for the endpoint", next_step="add --model NAME")
@@ -241,7 +246,7 @@ def _endpoint_host(base_url: str) -> str:
         raise ProviderError(
             f"{clean_address(base_url)!r} is not an https address with a host name",
             next_step="give it as https://HOST/v1; a server on this machine needs a name: "
-            "OPENCODE_MAGIC_MAP=ollama.internal=http://127.0.0.1:11434 and "
+            "--map ollama.internal=http://127.0.0.1:11434 and "
             "--base-url https://ollama.internal/v1",
         )
     return host

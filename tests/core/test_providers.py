@@ -63,6 +63,27 @@ def test_provider_that_signs_is_refused_by_name(provider_id: str) -> None:
         choose_model(f"{provider_id}/some-model", keys={})
 
 
+def test_azure_is_named_as_what_it_can_be_used_as() -> None:
+    """The one provider that a header can serve under another name says which."""
+    with pytest.raises(ProviderError) as caught:
+        choose_model("azure/gpt-5.2", keys={})
+
+    assert str(caught.value) == (
+        "the provider 'azure' cannot be used by its name: its host depends on your account. Next: "
+        "name the host: --base-url https://HOST/openai/v1 --model NAME, with its key in "
+        "OPENCODE_MAGIC_API_KEY"
+    )
+
+
+def test_server_of_this_machine_is_pointed_to_the_flag() -> None:
+    """Who gives a plain address is told the flag that names it, not a variable."""
+    with pytest.raises(ProviderError) as caught:
+        choose_model("qwen", keys={}, base_url="http://127.0.0.1:11434/v1")
+
+    assert "--map ollama.internal=http://127.0.0.1:11434" in caught.value.next_step
+    assert "OPENCODE_MAGIC_MAP" not in caught.value.next_step
+
+
 def test_unknown_provider_names_the_known_ones() -> None:
     """An unknown provider's error lists what there is."""
     with pytest.raises(ProviderError, match="name one of vercel, anthropic, openai"):
@@ -146,7 +167,7 @@ def test_mapped_name_is_forwarded() -> None:
 
 def test_internal_name_without_a_mapping_is_refused() -> None:
     """A name of this machine that nobody mapped leads nowhere."""
-    with pytest.raises(ProviderError, match="mapped to no server"):
+    with pytest.raises(ProviderError, match=r"mapped to no server.*--map ollama\.internal=http"):
         choose_model("qwen", keys={}, base_url="https://ollama.internal/v1", mappings={})
 
 
