@@ -33,8 +33,13 @@ async function askModel() {
       ports.push(raw.localPort);
       const secure = tls.connect({ socket: raw, servername: PLAN.model });
       let head = "";
-      secure.on("error", (error) => finish({ detail: error.code || String(error) }));
-      secure.on("close", () => finish({ detail: "closed without an answer" }));
+      const conclude = (other) => {
+        const status = head.match(/^HTTP\/1\.[01] (\d{3})/)?.[1];
+        const blocked = /\r\nx-opencode-magic-blocked:/i.test(head.split("\r\n\r\n")[0]);
+        finish(status ? { status: Number(status), blocked } : { detail: other });
+      };
+      secure.on("error", (error) => conclude(error.code || String(error)));
+      secure.on("close", () => conclude("closed without an answer"));
       secure.on("secureConnect", () => {
         const verified = secure.authorized ? "" : String(secure.authorizationError || "");
         if (verified) return finish({ detail: verified });
@@ -42,8 +47,7 @@ async function askModel() {
       });
       secure.on("data", (data) => {
         head += data.toString("latin1");
-        const status = head.match(/^HTTP\/1\.[01] (\d{3})/)?.[1];
-        if (status) finish({ status: Number(status) });
+        if (head.includes("\r\n\r\n") || head.length > 65536) conclude("not HTTP");
       });
     });
   });

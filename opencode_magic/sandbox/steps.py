@@ -347,6 +347,7 @@ class Steps:
             model_host=self._model.host,
             is_key_outside=self._model.is_key_outside,
             key_scan=KeyScan.of(self._model.header_value),
+            policy=self._policy(),
             folders=(place.home, "/tmp", "/run", "/etc"),  # noqa: S108 - inside the sandbox
             skip=f"{own}/bin/opencode",
             target=choose_target(self._policy(), self._request.target),
