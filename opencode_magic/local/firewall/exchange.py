@@ -14,6 +14,7 @@ import h11
 
 from opencode_magic.local.firewall.head import HEAD_LIMIT_BYTES
 from opencode_magic.local.firewall.peer import Peer, PeerClosedError, wait_any
+from opencode_magic.local.firewall.rewrite import is_about_websocket
 
 IDLE_TIMEOUT_S = 900.0
 _SWITCHING = 101
@@ -188,6 +189,8 @@ class Exchange:
         try:
             match event:
                 case h11.InformationalResponse():
+                    if event.status_code == _SWITCHING and not is_about_websocket(event):
+                        raise UpstreamFailedError("it switches to a protocol nobody asked for")
                     client.peer.write(client.http.send(event))
                     if event.status_code == _SWITCHING:
                         self._switch()

@@ -49,7 +49,7 @@ def test_only_websocket_may_be_asked_for(
 
 @pytest.mark.parametrize(
     ("asked", "answered"),
-    [("h2c", "h2c"), ("h2c", "websocket"), ("", "websocket")],
+    [("h2c", "h2c"), ("h2c", "websocket"), ("", "websocket"), ("websocket", "h2c")],
 )
 def test_an_upgrade_that_was_not_asked_for_is_no_answer(
     outside: Outside, asked: str, answered: str
