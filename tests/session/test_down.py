@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Never
 
 import pytest
 
-from opencode_magic.sandbox import workspace
+from opencode_magic.sandbox import ending, workspace
 from opencode_magic.session.session import DownReport, Session
 from tests.doubles import StandInGone, StandInSandbox, StandInStarter
-from tests.session.rounds import local_round
+from tests.session.rounds import cloud_round, local_round
 
 if TYPE_CHECKING:
     from opencode_magic.settings import Settings
@@ -40,6 +40,26 @@ def test_an_interrupted_down_removes_the_sandbox(monkeypatch: pytest.MonkeyPatch
         assert made.session.status.phase == "down"
         assert not connection.local.info()["sandboxes"]
         assert not list((made.settings.state_dir / "leases").glob("*.json"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in for the cloud needs Linux")
+@pytest.mark.usefixtures("opencode_binary")
+def test_a_cloud_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox that may go on to bill can be taken down again once the cloud answers."""
+    with cloud_round() as made:
+        made.session.up(made.settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(ending, "destroy", lambda *_, **__: ending.Ended("no answer"))
+            first = made.session.down()
+        is_up = made.session.is_up
+        second = made.session.down()
+
+        assert first.removed == ()
+        assert "may still run until its time is up: no answer" in first.kept[-1]
+        assert is_up
+        assert len(second.removed) == 1
+        assert not made.session.is_up
+        assert made.session.status.phase == "down"
 
 
 @dataclass
