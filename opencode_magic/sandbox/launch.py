@@ -144,7 +144,8 @@ def _clean_up(steps: Steps, exc: BaseException) -> tuple[BaseException, LaunchFa
     if not isinstance(exc, Exception):
         said = " and ".join(filter(None, ("interrupted", cleaned.left)))
         event = LaunchFailed(said, "launch again: %opencode_up", lines)
-        return type(exc)(*((cleaned.left,) if cleaned.left else exc.args)), event
+        is_told = cleaned.left and isinstance(exc, KeyboardInterrupt)
+        return type(exc)(*((cleaned.left,) if is_told else exc.args)), event
     failure = _as_ours(exc, step, label)
     if cleaned.left:
         failure.args = (clean_line(f"{failure.message}; {cleaned.left}"),)
