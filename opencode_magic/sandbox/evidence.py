@@ -61,6 +61,9 @@ class Judge:
             problem = f"HTTP {status}: the firewall answered, not the model"
         recorded, record_problem = self.model_evidence(host, answer)
         status = recorded or status
+        if problem and record_problem.startswith("record "):
+            # A program inside sees a reset alone; the firewall knows why.
+            problem = f"{problem} ({record_problem})"
         problem = problem or record_problem
         if not problem and status in _GATEWAY_STATUSES:
             problem = f"HTTP {status}: a gateway answered, not the model"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opencode_magic.core.opencode import VERSION
+from opencode_magic.core.providers import choose_model
 from opencode_magic.core.status import (
     EgressSeen,
     LaunchFailed,
@@ -195,6 +196,17 @@ def test_unreachable_model_fails_the_launch(local_keyed: LaunchRequest) -> None:
             quick_server(),
             Events(),
         )
+
+
+def test_model_whose_name_does_not_resolve_is_told(local: LaunchRequest) -> None:
+    """The firewall's reason stands beside what the program inside saw, which is a reset alone."""
+    model = choose_model("m", keys={}, base_url="https://nosuch.example/v1")
+    assert model is not None
+
+    with pytest.raises(ProofFailedError, match=r"nosuch\.example did not answer") as caught:
+        launch(replace(local, model=model), quick_server(), Events())
+
+    assert "its name was not found outside" in caught.value.message
 
 
 def test_server_that_ends_shows_its_last_lines(local: LaunchRequest) -> None:
