@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 SHORTEST_KEY_CHARS = 16
 """24 bits of a shorter key would be worth something."""
 
+SCANNED = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/etc")  # noqa: S108 - inside the sandbox
+"""Where the key is looked for, beside the agent's home."""
+
 _MASK = 0xFFFFFFFF
 _TOTAL_LIMIT_BYTES = 64 * 1024 * 1024
-_FILE_LIMIT_BYTES = 16 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+_DEPTH = 12
 _TIMEOUT_S = 4.0
 
 
@@ -45,9 +49,11 @@ class KeyScan:
             "bits": rolling_hash(self._key, self._base) >> 8,
             "salt": self._salt,
             "folders": list(folders),
+            "processes": "/proc",
             "skip": skip,
             "limitBytes": _TOTAL_LIMIT_BYTES,
-            "fileLimitBytes": _FILE_LIMIT_BYTES,
+            "chunkBytes": _CHUNK_BYTES + len(self._key),
+            "depth": _DEPTH,
             "timeoutMs": int(_TIMEOUT_S * 1000),
         }
 

@@ -218,5 +218,5 @@ def _key_probe(scan: KeyScan | None, answer: Mapping[str, object] | None) -> Pro
         return Probe(asked, "absent", "present", "found inside", duration_s=duration_s)
     where = "environment, files, processes"
     if not answer.get("isWhole"):
-        where += " (not all files: there are too many)"
+        where += " (not all files could be read)"
     return Probe(asked, "absent", "absent", where, duration_s=duration_s)

@@ -31,7 +31,7 @@ from opencode_magic.sandbox.faults import describe
 from opencode_magic.sandbox.handle import Parts, Sandbox, read_log_tail
 from opencode_magic.sandbox.health import LINES_STEP, wait_healthy
 from opencode_magic.sandbox.inside import Inside
-from opencode_magic.sandbox.key_scan import KeyScan
+from opencode_magic.sandbox.key_scan import SCANNED, KeyScan
 from opencode_magic.sandbox.labels import WORDS, steps_of
 from opencode_magic.sandbox.lease import (
     load_leases,
@@ -348,7 +348,7 @@ class Steps:
             is_key_outside=self._model.is_key_outside,
             key_scan=KeyScan.of(self._model.header_value),
             policy=self._policy(),
-            folders=(place.home, "/tmp", "/run", "/etc"),  # noqa: S108 - inside the sandbox
+            folders=(place.home, *SCANNED),
             skip=f"{own}/bin/opencode",
             target=choose_target(self._policy(), self._request.target),
         )

@@ -12,7 +12,7 @@ import pytest
 from opencode_magic.local.firewall import gate, lookups, resolve
 from opencode_magic.sandbox.evidence import POLICY_REASONS, RecordJudge
 from opencode_magic.sandbox.launch import launch
-from tests.sandbox.homes import Events, quick_server
+from tests.sandbox.homes import KEY, Events, quick_server
 
 if TYPE_CHECKING:
     from opencode_magic.sandbox.handle import Sandbox
@@ -189,3 +189,31 @@ def test_settings_of_the_agent_do_not_run_in_a_probe(local: LaunchRequest) -> No
 
     assert proof.verdict == "proven"
     assert fooled.returncode != 0
+
+
+@pytest.mark.parametrize("folder", ["/var/tmp", "/dev/shm"])
+def test_key_outside_the_home_is_found(local_keyed: LaunchRequest, folder: str) -> None:
+    """The search looks wherever the agent can write, and says where it saw all files."""
+    sandbox = launch(local_keyed, quick_server(), Events())
+    try:
+        first = sandbox.proof.probes[-1]
+        sandbox._parts.session.fs.write_text(f"{folder}/notes", f"key={KEY}")
+        proof = sandbox.prove()
+    finally:
+        sandbox.terminate(keep=False)
+
+    assert (first.seen, first.evidence) == ("absent", "environment, files, processes")
+    assert (proof.verdict, proof.probes[-1].seen) == ("failed", "present")
+
+
+def test_search_that_left_files_out_says_so(local_keyed: LaunchRequest) -> None:
+    """A file that cannot be read makes no proof of all files."""
+    sandbox = launch(local_keyed, quick_server(), Events())
+    session = sandbox._parts.session
+    try:
+        session.run_process("sh", ["-c", "echo x > /vercel/closed; chmod 0 /vercel/closed"])
+        proof = sandbox.prove()
+    finally:
+        sandbox.terminate(keep=False)
+
+    assert "not all files" in proof.probes[-1].evidence
