@@ -15,6 +15,7 @@ from opencode_magic.errors import (
     SettingsError,
     UsageMistake,
 )
+from opencode_magic.jupyter.interrupts import interrupt_in_one_line
 from opencode_magic.session import api
 from opencode_magic.session.reply import Reply
 from tests.doubles import StandInSandbox, StandInStarter
@@ -176,6 +177,18 @@ def test_our_errors_are_one_line(
     assert len(lines) == 1
     assert "Next: " in lines[0]
     assert magics(loaded).session.status.phase == "down"
+
+
+@pytest.mark.parametrize(
+    ("said", "line"), [("", "all is well."), ("one may still run", "one may still run")]
+)
+def test_an_interrupt_says_what_it_knows(said: str, line: str) -> None:
+    """What the exception says itself is shown; else what the caller says."""
+    with pytest.raises(KeyboardInterrupt) as caught, interrupt_in_one_line("all is well."):
+        raise KeyboardInterrupt(*([said] if said else []))
+
+    shown = caught.value._render_traceback_()  # type: ignore[attr-defined]  # put there for IPython
+    assert shown == [f"Interrupted: {line}"]
 
 
 @pytest.mark.parametrize("name", [*LINE_MAGICS, "ask"])
