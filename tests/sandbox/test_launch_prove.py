@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from opencode_magic.errors import ProofFailedError
 from opencode_magic.local.firewall import gate, lookups, resolve
 from opencode_magic.sandbox.evidence import POLICY_REASONS, RecordJudge
 from opencode_magic.sandbox.launch import launch
@@ -217,3 +219,13 @@ def test_search_that_left_files_out_says_so(local_keyed: LaunchRequest) -> None:
         sandbox.terminate(keep=False)
 
     assert "not all files" in proof.probes[-1].evidence
+
+
+@pytest.mark.parametrize("home", ["local_keyed", "cloud"])
+def test_firewalls_own_answer_is_not_the_models(home: str, request: pytest.FixtureRequest) -> None:
+    """Where the firewall refuses the model's host itself, its answer is no model's."""
+    launching: LaunchRequest = request.getfixturevalue(home)
+    model = replace(launching.model, host="localhost")
+
+    with pytest.raises(ProofFailedError, match=r"localhost did not answer from inside: .*firewall"):
+        launch(replace(launching, model=model), quick_server(), Events())
