@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
     from opencode_magic.local.firewall.connections import Connection
 
-CHUNK_BYTES = 256 * 1024
-ROUNDS = 8
-"""How many chunks of one connection are copied before the others get their turn."""
+CHUNK_BYTES = 2 * 1024 * 1024
+"""What is read at once: fewer, larger pieces pass half as fast again as 64 KB."""
+SMALL_CHUNK_BYTES = 64 * 1024
+FEW_PAIRS = 16
+"""With more connections than this each reads small chunks: one that stalls holds what it read."""
+ROUND_BYTES = 4 * 1024 * 1024
+"""How much of one connection is copied before the others get their turn."""
 IDLE_TIMEOUT_S = 900.0
 _SWEEP_S = 5.0
 _REST_S = 0.5
@@ -197,11 +201,13 @@ class Relay:
     def _pump(self, source: _End) -> None:
         """Copy what the source has, until it has no more, or its peer takes no more."""
         sink = source.peer
-        for _ in range(ROUNDS):
+        is_crowded = len(self._ends) > 2 * FEW_PAIRS
+        chunk_bytes = SMALL_CHUNK_BYTES if is_crowded else CHUNK_BYTES
+        for _ in range(ROUND_BYTES // chunk_bytes):
             if sink.pending:
                 return
             try:
-                size = source.sock.recv_into(self._buffer)
+                size = source.sock.recv_into(self._buffer, chunk_bytes)
             except BlockingIOError:
                 return
             if not size:
