@@ -27,6 +27,7 @@ from opencode_magic.local.payloads import (
     snapshot_payload,
 )
 from opencode_magic.local.requests import is_set, read_json, registry_of, session_id_of
+from opencode_magic.local.retention import parse_expiration
 from opencode_magic.local.threads import in_thread, wait_in_thread
 
 if TYPE_CHECKING:
@@ -178,9 +179,7 @@ async def set_policy(request: Request) -> Response:
 async def take_snapshot(request: Request) -> Response:
     """Save a session's files; the session ends."""
     body = await read_json(request)
-    expiration = body.get("expiration")
-    if expiration is not None and (not isinstance(expiration, int) or expiration < 0):
-        raise bad_request("expiration must be a number of milliseconds, or 0 for never")
+    expiration = parse_expiration(body.get("expiration"), "expiration")
     snapshot, view = await in_thread(
         registry_of(request).snapshot, session_id_of(request), expiration
     )

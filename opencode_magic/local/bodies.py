@@ -17,6 +17,7 @@ from opencode_magic.core.policy_wire import parse_policy
 from opencode_magic.errors import PolicyError
 from opencode_magic.local.payloads import IMAGE, ApiError, bad_request
 from opencode_magic.local.resources import Resources, parse_resources
+from opencode_magic.local.retention import parse_expiration, parse_retention
 from opencode_magic.local.sources import Source, parse_source
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ def parse_create(value: object) -> CreateRequest:
         ports=_ports(body.get("ports")),
         snapshot_id=_snapshot_of(body),
         source=_source_of(body),
-        snapshot_expiration_ms=_optional_int(body.get("snapshotExpiration"), "snapshotExpiration"),
-        keep_last_snapshots=_retention(body.get("keepLastSnapshots")),
+        snapshot_expiration_ms=_expiration(body.get("snapshotExpiration")),
+        keep_last_snapshots=parse_retention(body.get("keepLastSnapshots")),
     )
 
 
@@ -115,11 +116,8 @@ def parse_update(value: object) -> dict[str, object]:
         "networkPolicy": ("policy", read_policy),
         "env": ("env", parse_env),
         "tags": ("tags", _tags),
-        "snapshotExpiration": (
-            "snapshot_expiration_ms",
-            lambda item: _optional_int(item, "snapshotExpiration"),
-        ),
-        "keepLastSnapshots": ("keep_last_snapshots", _retention),
+        "snapshotExpiration": ("snapshot_expiration_ms", _expiration),
+        "keepLastSnapshots": ("keep_last_snapshots", parse_retention),
         "currentSnapshotId": ("snapshot_id", lambda item: _text(item, "currentSnapshotId")),
     }
     ignored = {"region", "failoverRegions", "projectId"}
@@ -322,14 +320,8 @@ def _source_of(body: Mapping[str, object]) -> Source | None:
     return parse_source(source)
 
 
-def _retention(value: object) -> Mapping[str, object] | None:
-    if value is None:
-        return None
-    body = mapping(value, "keepLastSnapshots")
-    _only(body, {"count", "expiration", "deleteEvicted"})
-    if _int(body.get("count"), "keepLastSnapshots.count") < 1:
-        raise bad_request("keepLastSnapshots.count must be at least 1")
-    return body
+def _expiration(value: object) -> int | None:
+    return parse_expiration(value, "snapshotExpiration")
 
 
 def _timeout(value: object) -> int:

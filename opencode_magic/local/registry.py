@@ -10,12 +10,12 @@ import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 from opencode_magic.errors import HomeUnavailableError, OpencodeMagicError
 from opencode_magic.local.bodies import TIMEOUT_LIMIT_MS, forked
 from opencode_magic.local.ledger import Ledger, begin_session, now_ms, require_secrets, sandbox_of
 from opencode_magic.local.leftovers import start_ticks
+from opencode_magic.local.name_locks import NameLocks
 from opencode_magic.local.payloads import ApiError, bad_request
 from opencode_magic.local.snapshots import Snapshots
 from opencode_magic.local.sources import fetch
@@ -46,8 +46,7 @@ class Registry:
         self._boxes: dict[str, Box] = {}
         self._deadlines: dict[str, float] = {}
         """When each session must end, on a clock that stands still while the machine sleeps."""
-        # A lock goes with its last user, so that names which were used once take no memory.
-        self._name_locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
+        self._name_locks = NameLocks()
         self._lock = threading.Lock()
         self._discards: set[str] = set()
         self._is_ending = False
@@ -85,14 +84,11 @@ class Registry:
             ApiError: The name is taken, the snapshot or the source cannot be had, or no sandbox
                 can be had here.
         """
-        with self._name_lock(request.name):
+        with self._name_locks.of(request.name), self.snapshots.held(request.snapshot_id):
             if self._is_ending:
                 raise ApiError(503, "server_ending", "the server is ending")
             if self._ledger.has(request.name):
-                message = f"a sandbox of the name {request.name!r} exists"
-                raise ApiError(409, "conflict", message)
-            if request.snapshot_id:
-                self.snapshots.get(request.snapshot_id)
+                raise ApiError(409, "conflict", f"a sandbox of the name {request.name!r} exists")
             sandbox = sandbox_of(request, now_ms())
             box = self._start_box(sandbox, "")
             try:
@@ -116,18 +112,17 @@ class Registry:
         Raises:
             ApiError: There is no such sandbox, nothing of it is saved, or as `create` raises.
         """
-        with self._name_lock(source):
+        with self._name_locks.of(source):
             view = self.get(source)
             require_secrets(view.sandbox, changes.keys())
             snapshot_id = view.sandbox.snapshot_id
             if not snapshot_id and view.sandbox.is_persistent and not view.session.is_live:
-                snapshot_id = self.snapshots.fold(
-                    view.sandbox, view.session, moment_ms=now_ms(), expiration_ms=None
-                ).snapshot_id
+                snapshot_id = self._fold(view, None).snapshot_id
             if not snapshot_id:
-                message = "Cannot fork sandbox: no snapshot available."
-                raise ApiError(410, "snapshot_not_found", message)
-        return self.create(forked(view.sandbox, name, snapshot_id, changes))
+                raise _nothing_saved("fork")
+        made = self.create(forked(view.sandbox, name, snapshot_id, changes))
+        self._upkeep.retain(source)
+        return made
 
     def get(self, name: str) -> View:
         """Give a sandbox with its current session.
@@ -144,13 +139,12 @@ class Registry:
         Raises:
             ApiError: There is no such sandbox, or it cannot be resumed.
         """
-        with self._name_lock(name):
+        with self._name_locks.of(name):
             view = self.get(name)
             if view.session.status == "running":
                 return view
             if not (view.sandbox.is_persistent or view.sandbox.snapshot_id):
-                message = "Cannot resume sandbox: no snapshot available."
-                raise ApiError(410, "snapshot_not_found", message)
+                raise _nothing_saved("resume")
             require_secrets(view.sandbox)
             box = self._start_box(view.sandbox, view.session.box_id)
             return replace(self._adopt(box, view.sandbox), is_resumed=True)
@@ -161,7 +155,7 @@ class Registry:
         Raises:
             ApiError: There is none, or a snapshot that it names does not exist.
         """
-        with self._name_lock(name):
+        with self._name_locks.of(name):
             wanted = changes.get("snapshot_id")
             if isinstance(wanted, str):
                 self.snapshots.get(wanted)
@@ -180,7 +174,7 @@ class Registry:
         Raises:
             ApiError: There is none.
         """
-        with self._name_lock(name):
+        with self._name_locks.of(name):
             view = self.get(name)
             if view.session.is_live:
                 view = self.stop(view.session.session_id, "it was deleted")
@@ -200,7 +194,7 @@ class Registry:
         Raises:
             ApiError: There is no such sandbox.
         """
-        with self._name_lock(name):
+        with self._name_locks.of(name):
             self.get(name)
             (self._discards.discard if is_kept else self._discards.add)(name)
 
@@ -244,7 +238,7 @@ class Registry:
         Raises:
             ApiError: There is no such session, or it does not run.
         """
-        with self._name_lock(self._ledger.session(session_id).sandbox_name):
+        with self._name_locks.of(self._ledger.session(session_id).sandbox_name):
             self.box(session_id).firewall.set_policy(policy)
             self._ledger.change_session(session_id, policy=policy)
             return self.session(session_id)
@@ -255,7 +249,7 @@ class Registry:
         Raises:
             ApiError: There is no such session, it does not run, or it would live too long.
         """
-        with self._name_lock(self._ledger.session(session_id).sandbox_name):
+        with self._name_locks.of(self._ledger.session(session_id).sandbox_name):
             self.box(session_id)
             timeout_ms = self._ledger.session(session_id).timeout_ms + duration_ms
             if timeout_ms > TIMEOUT_LIMIT_MS:
@@ -270,7 +264,7 @@ class Registry:
         Raises:
             ApiError: There is no such session.
         """
-        with self._name_lock(self._ledger.session(session_id).sandbox_name):
+        with self._name_locks.of(self._ledger.session(session_id).sandbox_name):
             if not self._ledger.session(session_id).is_live:
                 return self.session(session_id)
             self._ledger.set_status(session_id, "stopping", reason)
@@ -286,17 +280,16 @@ class Registry:
             ApiError: There is no such session, it does not run, or the disk is full.
         """
         view = self.session(session_id)
-        with self._name_lock(view.sandbox.name):
+        with self._name_locks.of(view.sandbox.name):
             self.box(session_id)
             self._ledger.set_status(session_id, "snapshotting", "a snapshot was taken")
             self._close_box(session_id)
             try:
-                snapshot = self.snapshots.fold(
-                    view.sandbox, view.session, moment_ms=now_ms(), expiration_ms=expiration_ms
-                )
+                snapshot = self._fold(view, expiration_ms)
             finally:
                 self._ledger.set_status(session_id, "stopped", "a snapshot was taken")
             self._ledger.change_sandbox(view.sandbox.name, snapshot_id=snapshot.snapshot_id)
+            self._upkeep.retain(view.sandbox.name)
             return snapshot, self.session(session_id)
 
     def kept(self) -> list[Kept]:
@@ -372,6 +365,15 @@ class Registry:
             self._factory.drop_spare()
             self._upkeep.refill()
 
+    def _fold(self, view: View, expiration_ms: int | None) -> Snapshot:
+        return self.snapshots.fold(
+            view.sandbox,
+            view.session.session_id,
+            view.session.box_id,
+            moment_ms=now_ms(),
+            expiration_ms=expiration_ms,
+        )
+
     def _erase(self, name: str) -> None:
         gone = self._ledger.erase(name)
         for session in gone:
@@ -383,15 +385,12 @@ class Registry:
         box = self._boxes.get(session.session_id)
         return View(sandbox, session, {} if box is None else box.routes)
 
-    def _name_lock(self, name: str) -> threading.RLock:
-        with self._lock:
-            lock = self._name_locks.get(name)
-            if lock is None:
-                lock = self._name_locks[name] = threading.RLock()
-            return lock
-
     def _stop_quietly(self, session_id: str, reason: str) -> None:
         try:
             self.stop(session_id, reason)
         except OpencodeMagicError as exc:
             log.warning("session %s could not be stopped: %s", session_id, exc)
+
+
+def _nothing_saved(wish: str) -> ApiError:
+    return ApiError(410, "snapshot_not_found", f"Cannot {wish} sandbox: no snapshot available.")

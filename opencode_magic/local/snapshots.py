@@ -5,22 +5,25 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from opencode_magic.errors import SandboxError
-from opencode_magic.local import image
+from opencode_magic.local import image, retention
 from opencode_magic.local.payloads import ApiError
 from opencode_magic.local.state import Snapshot
 from opencode_magic.local.store import copy_tree, measure, remove_tree
 
 if TYPE_CHECKING:
-    from opencode_magic.local.state import Sandbox, Session
+    from collections.abc import Collection, Iterator
+
+    from opencode_magic.local.state import Sandbox
     from opencode_magic.local.store import Store
 
 SAVED = ("home", "tmp")
 """The folders of a sandbox that are on disk and the agent's."""
-DEFAULT_EXPIRATION_MS = 30 * 24 * 3_600_000
 
 
 class Snapshots:
@@ -30,6 +33,7 @@ class Snapshots:
         self._store = store
         self._lock = threading.Lock()
         self._items = {item.snapshot_id: item for item in store.load_snapshots()}
+        self._held: Counter[str] = Counter()
 
     def all(self, name: str | None = None) -> list[Snapshot]:
         """Give the snapshots, oldest first; of one sandbox where it is named."""
@@ -46,48 +50,71 @@ class Snapshots:
         with self._lock:
             snapshot = self._items.get(snapshot_id)
         if snapshot is None:
-            raise ApiError(404, "snapshot_not_found", "Snapshot not found.")
+            raise _missing()
         return snapshot
 
+    @contextmanager
+    def held(self, snapshot_id: str) -> Iterator[None]:
+        """Keep a snapshot from being taken away by time or by count; an empty id is harmless.
+
+        Raises:
+            ApiError: There is no such snapshot.
+        """
+        with self._lock:
+            if snapshot_id and snapshot_id not in self._items:
+                raise _missing()
+            self._held[snapshot_id] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held[snapshot_id] -= 1
+                self._held += Counter()  # what is at nought is forgotten
+
     def fold(
-        self, sandbox: Sandbox, session: Session, *, moment_ms: int, expiration_ms: int | None
+        self,
+        sandbox: Sandbox,
+        session_id: str,
+        box_id: str,
+        *,
+        moment_ms: int,
+        expiration_ms: int | None,
     ) -> Snapshot:
         """Save the files of a session that has ended.
 
         Args:
             sandbox: Whose session it is.
-            session: It must have no process any more.
+            session_id: It must have no process any more.
+            box_id: Its folder.
             moment_ms: Now.
-            expiration_ms: How long to keep it; 0 for ever; None as the sandbox says.
+            expiration_ms: How long to keep it after each use; 0 for ever; None as the sandbox says.
 
         Raises:
             ApiError: The files cannot be copied.
         """
-        lifetime = sandbox.snapshot_expiration_ms if expiration_ms is None else expiration_ms
-        lifetime = DEFAULT_EXPIRATION_MS if lifetime is None else lifetime
+        lifetime = retention.lifetime_ms(sandbox) if expiration_ms is None else expiration_ms
         snapshot_id = f"snap_{secrets.token_hex(8)}"
         folder = self._store.snapshot_folder(snapshot_id)
         try:
             folder.mkdir(mode=0o700)
             for name in SAVED:
-                copy_tree(self._store.boxes / session.box_id / name, folder / name)
+                copy_tree(self._store.boxes / box_id / name, folder / name)
         except (SandboxError, OSError) as exc:
             remove_tree(folder)
             raise ApiError(507, "snapshot_failed", str(exc)) from exc
         snapshot = Snapshot(
             snapshot_id=snapshot_id,
             project_id=sandbox.project_id,
-            session_id=session.session_id,
+            session_id=session_id,
             sandbox_name=sandbox.name,
             size_bytes=measure(folder)[1],
             created_ms=moment_ms,
             updated_ms=moment_ms,
             last_used_ms=moment_ms,
             expires_ms=moment_ms + lifetime if lifetime else None,
+            lifetime_ms=lifetime,
         )
-        self._store.save_snapshot(snapshot)
-        with self._lock:
-            self._items[snapshot_id] = snapshot
+        self._keep(snapshot)
         return snapshot
 
     def unfold(self, snapshot_id: str, box_id: str, *, owner: int, moment_ms: int) -> None:
@@ -102,7 +129,7 @@ class Snapshots:
         Raises:
             ApiError: There is no such snapshot, or its files cannot be copied.
         """
-        snapshot = replace(self.get(snapshot_id), last_used_ms=moment_ms)
+        snapshot = _used(self.get(snapshot_id), moment_ms)
         try:
             folder = self._store.boxes / box_id
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -112,9 +139,7 @@ class Snapshots:
                     image.give_to(folder / name, owner)
         except (SandboxError, OSError) as exc:
             raise ApiError(507, "snapshot_failed", str(exc)) from exc
-        self._store.save_snapshot(snapshot)
-        with self._lock:
-            self._items[snapshot_id] = snapshot
+        self._keep(snapshot)
 
     def delete(self, snapshot_id: str) -> Snapshot:
         """Remove a snapshot.
@@ -131,5 +156,41 @@ class Snapshots:
     def expire(self, moment_ms: int) -> None:
         """Remove the snapshots whose time is over."""
         for item in self.all():
-            if item.expires_ms is not None and item.expires_ms <= moment_ms:
+            is_over = item.expires_ms is not None and item.expires_ms <= moment_ms
+            if is_over and not self._held[item.snapshot_id]:
                 self.delete(item.snapshot_id)
+
+    def retain(self, sandbox: Sandbox, in_use: Collection[str], moment_ms: int) -> None:
+        """Take away what falls out of a sandbox's retention, or let it live for a while.
+
+        Args:
+            sandbox: Whose snapshots are counted.
+            in_use: Snapshots that a sandbox was made from: they stay.
+            moment_ms: Now.
+        """
+        for item in retention.evicted(sandbox, self.all(sandbox.name), in_use):
+            if self._held[item.snapshot_id]:
+                continue
+            if retention.is_deleted_when_evicted(sandbox):
+                self.delete(item.snapshot_id)
+            else:
+                lifetime = retention.lifetime_ms(sandbox, is_evicted=True)
+                self._keep(_used(replace(item, lifetime_ms=lifetime, is_evicted=True), moment_ms))
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        self._store.save_snapshot(snapshot)
+        with self._lock:
+            self._items[snapshot.snapshot_id] = snapshot
+
+
+def _used(snapshot: Snapshot, moment_ms: int) -> Snapshot:
+    """Give a snapshot as its use leaves it: its time begins again."""
+    lifetime = snapshot.lifetime_ms
+    if not lifetime and snapshot.expires_ms is not None:
+        lifetime = snapshot.expires_ms - snapshot.created_ms  # from a record without the field
+    expires_ms = moment_ms + lifetime if lifetime else None
+    return replace(snapshot, last_used_ms=moment_ms, expires_ms=expires_ms, lifetime_ms=lifetime)
+
+
+def _missing() -> ApiError:
+    return ApiError(404, "snapshot_not_found", "Snapshot not found.")

@@ -86,6 +86,10 @@ class Snapshot:
     updated_ms: int
     expires_ms: int | None = None
     last_used_ms: int | None = None
+    lifetime_ms: int = 0
+    """How long it lives after each use; 0 where that is not known, or for ever."""
+    is_evicted: bool = False
+    """It fell out of its sandbox's retention, and lives on for a while."""
     method: str = "manual"
     status: Literal["created", "deleted", "failed"] = "created"
 

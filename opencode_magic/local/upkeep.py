@@ -47,6 +47,13 @@ class Upkeep:
         """Have the spare built again, a while from now."""
         self._refill.set()
 
+    def retain(self, name: str) -> None:
+        """Take away the snapshots that fall out of a sandbox's retention; unknown: none."""
+        sandboxes = {view.sandbox.name: view.sandbox for view in self._registry.views()}
+        if name in sandboxes:
+            in_use = {sandbox.snapshot_id for sandbox in sandboxes.values()}
+            self._registry.snapshots.retain(sandboxes[name], in_use, now_ms())
+
     def sweep(self) -> None:
         """Remove what is past its time: stopped sandboxes, snapshots, kept files, lost folders."""
         moment = now_ms()
@@ -55,6 +62,8 @@ class Upkeep:
             is_old = stopped_ms is not None and stopped_ms + FORGET_STOPPED_MS <= moment
             if is_old and not view.sandbox.is_persistent:
                 self._registry.delete(view.sandbox.name)
+            # What another sandbox stood on until now may fall out of the retention by now.
+            self.retain(view.sandbox.name)
         self._registry.snapshots.expire(moment)
         in_use = {view.session.box_id for view in self._registry.sessions()}
         self._store.sweep(in_use | {self._factory.spare_id}, moment)

@@ -248,12 +248,12 @@ def test_snapshot_survives_a_restart_and_expires(store: Store) -> None:
     fill(store.boxes / "box_one/home", work="work")
     (store.boxes / "box_one/tmp").mkdir()
     snapshots = Snapshots(store)
-    made = snapshots.fold(sandbox(), session(), moment_ms=1000, expiration_ms=500)
+    made = snapshots.fold(sandbox(), "sbx_one", "box_one", moment_ms=1000, expiration_ms=500)
     found = Snapshots(store)
     found.unfold(made.snapshot_id, "box_two", owner=os.geteuid(), moment_ms=1200)
-    found.expire(1499)
+    found.expire(1699)
     is_there = bool(found.all())
-    found.expire(1500)
+    found.expire(1700)
 
     assert (store.boxes / "box_two/home/work").read_text() == "work"
     assert (made.size_bytes, is_there, found.all()) == (4, True, [])
