@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from opencode_magic.core.egress import EgressRecord
     from opencode_magic.core.status import StatusEvent
     from opencode_magic.session.agent import Agent
+    from opencode_magic.session.seams import RunningSandbox
     from opencode_magic.settings import Settings
 
 PROOF = Proof(
@@ -131,13 +132,20 @@ class StandInAgent:
 
 
 class StandInStarter:
-    """Starts a stand-in sandbox, or fails after the first event."""
+    """Starts a stand-in sandbox, or fails after the first event, or after the last one."""
 
-    def __init__(self, sandbox: StandInSandbox, *, error: BaseException | None = None) -> None:
+    def __init__(
+        self,
+        sandbox: StandInSandbox,
+        *,
+        error: BaseException | None = None,
+        late_error: BaseException | None = None,
+    ) -> None:
         self.agent = StandInAgent()
         self.starts = 0
         self._sandbox = sandbox
         self._error = error
+        self._late_error = late_error
 
     def __call__(
         self,
@@ -145,15 +153,19 @@ class StandInStarter:
         *,
         allow_unproven: bool,  # noqa: ARG002 - the Protocol's
         emit: Callable[[StatusEvent], None],
-    ) -> tuple[StandInSandbox, Agent]:
-        """Emit a launch, and give what was launched."""
+        on_made: Callable[[RunningSandbox], None],
+    ) -> Agent:
+        """Emit a launch, hand over what was launched, and give its agent."""
         self.starts += 1
         first, *others = launch_events(self._sandbox.name)
         emit(first)
         if self._error is not None:
             raise self._error
+        on_made(self._sandbox)
         for event in others:
             emit(event)
         self._sandbox.emit = emit
+        if self._late_error is not None:
+            raise self._late_error
         # A session only closes its agent; what else an agent can is tested with the real one.
-        return self._sandbox, cast("Agent", self.agent)
+        return cast("Agent", self.agent)

@@ -124,6 +124,11 @@ class Sandbox:
         """Begin the heartbeat. Called once, by the launch."""
         self._heartbeat.start()
 
+    def abandon(self) -> None:
+        """Leave the sandbox to the launch that made it, failed, and removes it."""
+        self._terminated = Terminated((f"sandbox {self.name.removeprefix('ocm-')}",), ())
+        self._heartbeat.stop()
+
     def records_since(self, seq: int, *, settle_s: float = 0.0) -> tuple[EgressRecord, ...]:
         """Give the egress records after a number, oldest first, without those of proofs.
 

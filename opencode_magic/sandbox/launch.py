@@ -67,6 +67,9 @@ class LaunchRequest:
     """Let the launch end where no evidence can be had; a probe that got through still fails it."""
     target: ProofTarget = field(default_factory=ProofTarget)
     """The host that the proof expects to be refused."""
+    on_made: Callable[[Sandbox], None] = lambda _: None
+    """Takes the sandbox before it is kept alive: an Interrupt between the launch's end and the
+    caller's next line would otherwise leave one that nobody knows."""
 
 
 def launch(

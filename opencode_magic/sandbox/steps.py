@@ -86,8 +86,7 @@ class Steps:
         self._emit = emit
         leases = load_leases(request.settings)
         self._name = new_name(self._home, taken={lease.name for lease in leases})
-        self._started = time.monotonic()
-        self._step_started = self._started
+        self._started = self._step_started = time.monotonic()
         self.current = ""
         self._connection: Connection | None = None
         self._is_creating = False
@@ -134,16 +133,16 @@ class Steps:
     def fail(self, exc: BaseException) -> ending.CleanedUp:
         """Remove everything. Never raises."""
         if self.current:
-            duration_s = time.monotonic() - self._step_started
             detail = "interrupted" if isinstance(exc, KeyboardInterrupt) else ""
             failed, self.current = self.current, ""
-            self._emit(StepFailed(failed, duration_s, detail))
-        self._sandbox = None  # its loss is no news any more
+            self._emit(StepFailed(failed, time.monotonic() - self._step_started, detail))
+        if self._sandbox is not None:
+            self._sandbox.abandon()
         cleaned = ending.CleanedUp()
         if self._may_exist:
             cleaned.left = ending.still_there(self._name, "the home did not answer in time")
-        deadline = time.monotonic() + CLEAN_UP_BUDGET_S
-        cleaner = threading.Thread(target=self._remove, args=(cleaned, deadline), daemon=True)
+        work = (cleaned, time.monotonic() + CLEAN_UP_BUDGET_S)
+        cleaner = threading.Thread(target=self._remove, args=work, daemon=True)
         cleaner.start()
         ending.wait(cleaner, CLEAN_UP_BUDGET_S)
         return cleaned
@@ -388,6 +387,7 @@ class Steps:
             proof=proof,
         )
         self._sandbox = sandbox
+        self._request.on_made(sandbox)
         sandbox.start()
         self._emit(
             Launched(

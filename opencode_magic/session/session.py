@@ -55,7 +55,7 @@ class DownReport:
 
 
 class Starter(Protocol):
-    """How a session gets a sandbox whose agent can be talked to."""
+    """How a session gets a sandbox and an agent in it that can be talked to."""
 
     def __call__(
         self,
@@ -63,8 +63,9 @@ class Starter(Protocol):
         *,
         allow_unproven: bool,
         emit: Callable[[StatusEvent], None],
-    ) -> tuple[RunningSandbox, Agent]:
-        """Launch and connect; on any error nothing is left running."""
+        on_made: Callable[[RunningSandbox], None],
+    ) -> Agent:
+        """Launch and connect; on any error only what ``on_made`` took may still run."""
 
 
 class Session:
@@ -242,11 +243,24 @@ class Session:
 
     def _start(self, settings: Settings, *, allow_unproven: bool) -> None:
         starter = self._starter or _default_starter()
-        sandbox, agent = starter(settings, allow_unproven=allow_unproven, emit=self.emit)
-        self._sandbox, self._agent, self._launched = sandbox, agent, settings
+        self._launched = settings
+        self._agent = starter(
+            settings, allow_unproven=allow_unproven, emit=self.emit, on_made=self._hold
+        )
+
+    def _hold(self, sandbox: RunningSandbox) -> None:
+        self._sandbox = sandbox
 
     def _fail(self, error: str, next_step: str) -> None:
-        if self._status.phase == "launching":
+        """End what the launch made, and say that it failed where it did not say so itself."""
+        sandbox = self._sandbox
+        if sandbox is not None:
+            self._close_agent()
+            if sandbox.terminate(keep=False).removed or not sandbox.is_alive():
+                self._let_go()
+            else:
+                error, next_step = f"{error}; {MAY_RUN}", "run %opencode_down"
+        if self._status.phase in {"launching", "locked"}:
             self.emit(LaunchFailed(error, next_step=next_step))
 
     def _check_same(self, settings: Settings, *, has_time: bool) -> None:

@@ -38,19 +38,21 @@ def start(
     *,
     allow_unproven: bool,
     emit: Callable[[StatusEvent], None],
+    on_made: Callable[[RunningSandbox], None],
     target: ProofTarget = DEFAULT_TARGET,
-) -> tuple[RunningSandbox, Agent]:
+) -> Agent:
     """Choose home and model, launch, and connect to the agent.
 
     Args:
         settings: What to launch.
         allow_unproven: Go on where no evidence can be had that the wall stands.
         emit: Takes what happens, as it happens.
+        on_made: Takes the sandbox before it is kept alive; it is the caller's to end from then on.
         target: The host that the proof expects to be refused.
 
     Raises:
-        OpencodeMagicError: Something failed; nothing is left running.
-        KeyboardInterrupt: The user stopped it; nothing is left running.
+        OpencodeMagicError: Something failed; what ``on_made`` did not take is not left running.
+        KeyboardInterrupt: The user stopped it; likewise.
     """
     choice = choose_home(settings)
     model = choose(settings, choice.home)
@@ -62,17 +64,13 @@ def start(
         model=model,
         allow_unproven=allow_unproven,
         target=target,
+        on_made=on_made,
     )
     try:
         sandbox = launch(request, server, emit)
     finally:
         server.close()
-    try:
-        agent = Agent.connect(sandbox.url, password, sandbox.place.workspace, model=model)
-    except BaseException:
-        sandbox.terminate()
-        raise
-    return sandbox, agent
+    return Agent.connect(sandbox.url, password, sandbox.place.workspace, model=model)
 
 
 def check(settings: Settings, choice: HomeChoice) -> None:

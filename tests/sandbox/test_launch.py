@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from opencode_magic.core.opencode import VERSION
 from opencode_magic.core.providers import choose_model
 from opencode_magic.core.status import (
     EgressSeen,
+    Launched,
     LaunchFailed,
     LaunchStarted,
     Proved,
@@ -43,6 +45,7 @@ from tests.sandbox.homes import (
 
 if TYPE_CHECKING:
     from opencode_magic.core.status import StatusEvent
+    from opencode_magic.sandbox.handle import Sandbox
     from opencode_magic.sandbox.launch import LaunchRequest
     from tests.sandbox.canary import Canary
 
@@ -298,6 +301,28 @@ def test_interrupt_in_any_step_cleans_up(local: LaunchRequest, step: str) -> Non
     assert [e.error for e in events.of(LaunchFailed) if isinstance(e, LaunchFailed)] == [
         "interrupted"
     ]
+    assert find_server(local.settings) is None or not live_sandboxes(local)
+    wait_for_no_process(local)
+    assert not list((local.settings.state_dir / "leases").glob("*.json"))
+
+
+def test_interrupt_at_the_end_leaves_no_heartbeat(local: LaunchRequest) -> None:
+    """An Interrupt just after the last step: nothing runs, and nothing is kept alive or told."""
+    events = Events()
+    made: list[Sandbox] = []
+
+    def interrupt(event: StatusEvent) -> None:
+        events(event)
+        if isinstance(event, Launched):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(replace(local, on_made=made.append), quick_server(), interrupt)
+
+    assert "lease" not in {thread.name for thread in threading.enumerate()}
+    assert [sandbox.is_alive() for sandbox in made] == [False]
+    assert made[0].terminate().kept == ()
+    assert status_of(events).error == "interrupted"
     assert find_server(local.settings) is None or not live_sandboxes(local)
     wait_for_no_process(local)
     assert not list((local.settings.state_dir / "leases").glob("*.json"))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from opencode_magic.core.egress import Verdict
     from opencode_magic.core.status import StatusEvent
     from opencode_magic.session.reply import Reply
+    from opencode_magic.session.seams import RunningSandbox
     from opencode_magic.settings import Settings
     from tests.agent.running import Running
 
@@ -54,14 +55,15 @@ def session(opencode: Running, settings: Settings) -> Iterator[Session]:
         *,
         allow_unproven: bool,
         emit: Callable[[StatusEvent], None],
-    ) -> tuple[StandInSandbox, Agent]:
+        on_made: Callable[[RunningSandbox], None],
+    ) -> Agent:
         assert not allow_unproven
         for event in launch_events():
             emit(event)
         workspace = opencode.place.workspace
         model = choice_for("")
-        agent = Agent.connect(opencode.url, opencode.password, workspace, model=model)
-        return StandInSandbox(), agent
+        on_made(StandInSandbox())
+        return Agent.connect(opencode.url, opencode.password, workspace, model=model)
 
     session = Session(starter=start)
     session.up(settings)

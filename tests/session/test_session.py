@@ -90,6 +90,21 @@ def test_a_failed_launch(sandbox: StandInSandbox, settings: Settings, error: Bas
     assert not session.is_up
 
 
+@pytest.mark.parametrize("error", [HomeUnavailableError("no", next_step="b"), KeyboardInterrupt()])
+def test_a_launch_that_fails_at_its_end(
+    sandbox: StandInSandbox, settings: Settings, error: BaseException
+) -> None:
+    """What was made by then is ended, whatever came between it and the session."""
+    session = Session(starter=StandInStarter(sandbox, late_error=error))
+
+    with pytest.raises(type(error)):
+        session.up(settings)
+
+    assert sandbox.calls == ["terminate 10 keep False"]
+    assert session.status.phase == "failed"
+    assert not session.is_up
+
+
 def test_down(sandbox: StandInSandbox, settings: Settings) -> None:
     """Down keeps the agent's files, ends the sandbox, and says both."""
     sandbox.kept = ("the agent's files: /kept",)
