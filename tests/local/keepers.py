@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -13,18 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 import opencode_magic
 from opencode_magic.local import image
 from opencode_magic.local.commands import Command, CommandSpec, run
 from opencode_magic.local.isolation import Limits, SandboxSpec
 from opencode_magic.local.keeper import Keeper, KeeperPlace
+from tests.local.readable import ORDINARY_UID, become, open_python, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-ORDINARY_UID = 51_500
 TIME_LIMIT_S = 20.0
 
 
@@ -101,7 +98,7 @@ def run_as_ordinary_user(program: str, *, within: Sequence[str] = ()) -> str:
     Where the tests run as such a user already, it is that user. ``within`` is the start of a
     command line that the program is given to.
     """
-    user = drop() if os.geteuid() == 0 else []
+    user = become() if os.geteuid() == 0 else []
     return run_with_a_copy([*user, *within], program)
 
 
@@ -116,9 +113,7 @@ def run_with_a_copy(start: Sequence[str], program: str) -> str:
         shutil.copytree(Path(opencode_magic.__file__).parent, package)
         (base / "home").mkdir()
         base.chmod(0o755)
-        python = sys.executable
         if os.geteuid() == 0:
-            python = open_python()
             os.chown(base / "home", ORDINARY_UID, ORDINARY_UID)
         env = {
             "PATH": os.environ["PATH"],
@@ -126,7 +121,7 @@ def run_with_a_copy(start: Sequence[str], program: str) -> str:
             "PYTHONDONTWRITEBYTECODE": "1",
             "BASE": str(base / "home"),
         }
-        argv = [*start, python, "-c", program]
+        argv = [*opened(), *start, open_python(), "-c", program]
         done = subprocess.run(
             argv, env=env, cwd="/", capture_output=True, text=True, timeout=60, check=False
         )
@@ -134,20 +129,3 @@ def run_with_a_copy(start: Sequence[str], program: str) -> str:
         return done.stdout
     finally:
         shutil.rmtree(base, ignore_errors=True)
-
-
-def drop() -> list[str]:
-    """Give the start of a command line that turns root into an ordinary user."""
-    # Through env: setpriv itself still has root's capabilities when it looks for the program.
-    user = [f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups"]
-    return ["setpriv", *user, "--", "/usr/bin/env"]
-
-
-def open_python() -> str:
-    """Give a Python of 3.11 or later that every user may run."""
-    for program in (str(image.base_python()), "/usr/bin/python3"):
-        check = "import sys; sys.exit(sys.version_info < (3, 11))"
-        probe = [*drop(), program, "-I", "-S", "-c", check]
-        if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
-            return program
-    pytest.skip("no Python of 3.11 or later that an ordinary user may run")

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from contextlib import closing
@@ -19,19 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import httpx2
-import pytest
 from vercel.sandbox import sync as sdk
 
-from tests.local.keepers import ORDINARY_UID, drop, open_python
+from tests.local.readable import ORDINARY_UID, PACKAGES, drop, open_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 START_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 20.0
-ROOT = Path(__file__).parents[2]
-PYTHONPATH = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
-VERSION = sys.version_info[:2]
 PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
 
 
@@ -83,14 +78,7 @@ class LocalServer:
         """Make the folders of an ordinary user, who will run the server."""
         made = cls.make()
         if os.geteuid() == 0:
-            made.python = (*drop(), f"PYTHONPATH={PYTHONPATH}", open_python())
-            # Folders may be root's alone, and compiled packages fit one version of Python.
-            fits = (
-                f"import sys, uvicorn, opencode_magic; sys.exit({VERSION} != sys.version_info[:2])"
-            )
-            if subprocess.run([*made.python, "-c", fits], cwd="/", check=False).returncode:
-                made.close()
-                pytest.skip("no Python that an ordinary user may run fits the packages")
+            made.python = (*drop(), f"PYTHONPATH={PACKAGES}", open_python())
             os.chown(made.base, ORDINARY_UID, ORDINARY_UID)
         return made
 
@@ -121,7 +109,7 @@ class LocalServer:
                 stdout=output,
                 stderr=output,
                 env={
-                    "PYTHONPATH": PYTHONPATH,
+                    "PYTHONPATH": PACKAGES,
                     **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
                     **self.environment,
                 },

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from vercel.sandbox import sync as sdk
 
-from tests.local.keepers import ORDINARY_UID
+from tests.local.readable import ORDINARY_UID
 from tests.local.servers import LocalServer, processes_with, wait_for
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from opencode_magic.sandbox.connect import (
 )
 from opencode_magic.sandbox.local_api import LocalApi
 from opencode_magic.settings import load_settings, make_private_dir
-from tests.local.servers import ROOT, LocalServer, wait_for
+from tests.local.readable import ROOT
+from tests.local.servers import LocalServer, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opencode_magic.local import walls
-from tests.local import keepers
+from tests.local import keepers, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,9 +81,9 @@ def test_an_ordinary_users_wall_is_the_same(
 def test_most_attempts_succeed_where_there_is_no_wall() -> None:
     """The control: in a bare namespace of an ordinary user the same program gets through."""
     argv = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork"]
-    argv += ["--ipc", "--uts", "--mount-proc", "--kill-child", "--", keepers.open_python()]
+    argv += ["--ipc", "--uts", "--mount-proc", "--kill-child", "--", readable.open_python()]
     argv += ["-I", "-c", walls.PROGRAM, json.dumps(walls.attempts())]
-    user = keepers.drop() if os.geteuid() == 0 else []
+    user = readable.drop() if os.geteuid() == 0 else []
     with walls.canaries() as names:
         said = subprocess.run(
             [*user, *argv, *names], capture_output=True, text=True, check=True, timeout=30

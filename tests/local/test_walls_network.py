@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +20,9 @@ from opencode_magic.local.__main__ import main
 from opencode_magic.local.firewall.ca import SandboxCA
 from opencode_magic.local.walls_inside import PROGRAM
 from opencode_magic.local.walls_network import Tried, judge
-from tests.local import keepers
-from tests.local.servers import ROOT, LocalServer
+from tests.local import keepers, readable
+from tests.local.readable import PACKAGES
+from tests.local.servers import LocalServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,17 +33,12 @@ LIMIT_S = 60
 
 
 @pytest.fixture(scope="module")
-def ordinary_run() -> Iterator[subprocess.Popen[str] | None]:
+def ordinary_run() -> Iterator[subprocess.Popen[str]]:
     """The command of an ordinary user, which runs beside the one of the tests' own user."""
-    try:
-        made = LocalServer.make_ordinary()
-    except pytest.skip.Exception:
-        yield None
-        return
-    path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
+    made = LocalServer.make_ordinary()
     process = subprocess.Popen(
         [*made.python, "-m", "opencode_magic.local", "prove"],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": PACKAGES, "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -55,9 +50,9 @@ def ordinary_run() -> Iterator[subprocess.Popen[str] | None]:
 
 
 @pytest.fixture(scope="module")
-def said(ordinary_run: subprocess.Popen[str] | None) -> str:
+def said(ordinary_run: subprocess.Popen[str]) -> str:
     """What the command prints for the tests' own user."""
-    assert ordinary_run is None or ordinary_run.pid
+    assert ordinary_run.pid
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         code = main(["prove"])
@@ -65,11 +60,9 @@ def said(ordinary_run: subprocess.Popen[str] | None) -> str:
 
 
 @pytest.fixture(scope="module")
-def ordinary_said(said: str, ordinary_run: subprocess.Popen[str] | None) -> str:
+def ordinary_said(said: str, ordinary_run: subprocess.Popen[str]) -> str:
     """What the command prints for an ordinary user."""
     assert said
-    if ordinary_run is None:
-        pytest.skip("no Python that an ordinary user may run fits the packages")
     output, _ = ordinary_run.communicate(timeout=LIMIT_S)
     return f"{output}exit code {ordinary_run.returncode}\n"
 
@@ -83,7 +76,7 @@ def control() -> dict[str, Tried]:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    command = [keepers.open_python(), "-I", "-c", PROGRAM, *walls_network.arguments(9999)]
+    command = [readable.open_python(), "-I", "-c", PROGRAM, *walls_network.arguments(9999)]
     first = "from __future__ import annotations\n"
     arguments = f"import sys\nsys.argv[1:] = {[(key + ca.pem).decode(), *command]!r}\n"
     source = Path(__file__).with_name("control.py").read_text().replace(first, first + arguments)
