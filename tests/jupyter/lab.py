@@ -187,6 +187,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 @contextlib.contextmanager
 def running_browser() -> Iterator[Browser]:
     """Run Chromium until the block ends."""
+    assert CHROMIUM.exists(), "needs Debian's chromium, which scripts/test installs"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
         try:

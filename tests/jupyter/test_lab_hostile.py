@@ -12,7 +12,6 @@ import pytest
 from nbconvert import HTMLExporter
 
 from tests.jupyter.lab import (
-    CHROMIUM,
     LabPage,
     LabServer,
     open_notebook,
@@ -26,10 +25,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser
 
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parent.parent.parent
 SETUP = f"""

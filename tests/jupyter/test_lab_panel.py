@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.jupyter.lab import CHROMIUM, open_notebook, running_browser, running_lab, write_notebook
+from tests.jupyter.lab import open_notebook, running_browser, running_lab, write_notebook
 
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parent.parent.parent
 SETUP = f"""

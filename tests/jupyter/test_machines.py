@@ -45,6 +45,15 @@ def programs(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def some_npm() -> list[str]:
+    """Give how npm is run: the system's, or the one from the wheel that scripts/test installs."""
+    try:
+        return npm.npm_command()
+    except BinaryError as exc:
+        pytest.fail(f"needs npm, which scripts/test installs: {exc}")
+
+
 def fail_up(
     shell: InteractiveShell,
     capsys: pytest.CaptureFixture[str],
@@ -142,27 +151,29 @@ def test_no_npm_and_nothing_cached(
     assert "OPENCODE_MAGIC_BINARY" in line
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="there is no npm to be offline")
 def test_offline_and_nothing_cached(
-    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shell: InteractiveShell,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    some_npm: list[str],
 ) -> None:
     """Without a network and without a cached binary the line says so, with the next step."""
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
 
     line = fail_up(shell, capsys, BinaryError)
 
-    assert "npm cannot reach its registry" in line
+    assert "npm cannot reach its registry" in line, some_npm
     assert "go online once" in line
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the local home is Linux's")
-@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is asked again")
 def test_a_cached_binary_that_is_not_the_pinned_one(
     shell: InteractiveShell,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     isolated: Path,
     opencode_binary: Path,
+    some_npm: list[str],
 ) -> None:
     """A binary and a package with wrong hashes are never run, also where no other can be had."""
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
@@ -175,7 +186,7 @@ def test_a_cached_binary_that_is_not_the_pinned_one(
 
     line = fail_up(shell, capsys, BinaryError)
 
-    assert "npm cannot reach its registry" in line
+    assert "npm cannot reach its registry" in line, some_npm
     assert opencode_binary.stat().st_size > 1_000_000
     assert server_pid(isolated) is None
 
