@@ -52,7 +52,8 @@ class Settings:
     binary: Path | None = None
     """An OpenCode binary to use in place of the cached one."""
     oidc_token: str = field(default="", repr=False)
-    """Given by argument only; the environment is read again at each request."""
+    """This and the next three are those given as arguments; what the environment holds of them is
+    read again at each request, since it expires."""
     token: str = field(default="", repr=False)
     team_id: str = ""
     project_id: str = ""
@@ -65,7 +66,6 @@ class Settings:
     """The local home's firewall reads plain allowed hosts too; read when its server is started."""
     time_limit_s: float = DEFAULT_TIME_LIMIT_S
     """How long a sandbox lives without a heartbeat."""
-    is_streaming: bool = True
 
 
 def load_settings(
@@ -159,15 +159,14 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "mappings": ("OPENCODE_MAGIC_MAP",),
     "binary": ("OPENCODE_MAGIC_BINARY",),
     "oidc_token": (),
-    "token": ("VERCEL_TOKEN",),
-    "team_id": ("VERCEL_TEAM_ID",),
-    "project_id": ("VERCEL_PROJECT_ID",),
+    "token": (),
+    "team_id": (),
+    "project_id": (),
     "cloud_url": ("OPENCODE_MAGIC_CLOUD_URL",),
     "upstreams": ("OPENCODE_MAGIC_UPSTREAM",),
     "upstream_ca": ("OPENCODE_MAGIC_UPSTREAM_CA",),
     "is_strict": ("OPENCODE_MAGIC_STRICT",),
     "time_limit_s": ("OPENCODE_MAGIC_TIME_LIMIT_S",),
-    "is_streaming": ("OPENCODE_MAGIC_STREAM",),
     "cache_dir": ("OPENCODE_MAGIC_CACHE_DIR",),
     "state_dir": ("OPENCODE_MAGIC_STATE_DIR",),
     "runtime_dir": ("OPENCODE_MAGIC_RUNTIME_DIR",),
@@ -259,7 +258,6 @@ def _settings(sources: _Sources, folder: Path) -> Settings:
         upstream_ca=Path(upstream_ca).expanduser().absolute() if upstream_ca else None,
         is_strict=_is_on(sources, "is_strict", default=False),
         time_limit_s=_time_limit(sources),
-        is_streaming=_is_on(sources, "is_streaming", default=True),
     )
 
 

@@ -226,9 +226,9 @@ def test_unreadable_env_file_is_passed_over(folder: Path) -> None:
 
 def test_braces_and_dollars_in_a_file_stay(folder: Path) -> None:
     """Values are taken as they stand; nothing is interpolated."""
-    (folder / ".env").write_text("VERCEL_TEAM_ID='a${HOME}b'\n")
+    (folder / ".env").write_text("OPENCODE_MAGIC_MODEL='a${HOME}b'\n")
 
-    assert load_settings(folder=folder, environ={}).team_id == "a${HOME}b"
+    assert load_settings(folder=folder, environ={}).model == "a${HOME}b"
 
 
 def test_folders_come_from_variables(folder: Path, tmp_path: Path) -> None:
@@ -250,9 +250,8 @@ def test_folders_come_from_variables(folder: Path, tmp_path: Path) -> None:
     assert settings == expected
 
 
-def test_streaming_can_be_switched_off(folder: Path) -> None:
-    """OPENCODE_MAGIC_STREAM=0 asks for one final message."""
-    assert not load_settings(folder=folder, environ={"OPENCODE_MAGIC_STREAM": "0"}).is_streaming
+def test_strict_can_be_switched_on(folder: Path) -> None:
+    """OPENCODE_MAGIC_STRICT=1 asks for the strict firewall."""
     assert load_settings(folder=folder, environ={"OPENCODE_MAGIC_STRICT": "1"}).is_strict
     assert not load_settings(folder=folder, environ={}).is_strict
 

@@ -261,7 +261,7 @@ def _command(settings: Settings, state_dir: Path, opencode: Path | None) -> list
 
 def server_environment() -> dict[str, str]:
     """Give the environment of the local home's processes: no key and no token of the kernel's."""
-    prefixes = ("LC_", "XDG_", "COVERAGE_", "OPENCODE_MAGIC_TEST_")
+    prefixes = ("LC_", "XDG_", "COVERAGE_")
     names = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LOGNAME", *surroundings.NAMES}
     env = {
         name: value

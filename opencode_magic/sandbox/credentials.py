@@ -47,8 +47,9 @@ def find_credentials(
 ) -> Credentials:
     """Find the first usable credentials; everything is read anew at each call.
 
-    Order: arguments, ``VERCEL_OIDC_TOKEN`` of the environment, of ``.env.local`` and ``.env``
-    from the notebook's folder upwards, then ``VERCEL_TOKEN`` with team and project.
+    Order: an OIDC token, then an access token among the arguments; ``VERCEL_OIDC_TOKEN`` of the
+    environment, of ``.env.local`` and ``.env`` from the notebook's folder upwards; then
+    ``VERCEL_TOKEN`` with team and project.
 
     Raises:
         CredentialsError: There are none, or all that there are have expired; carries the command
@@ -58,6 +59,8 @@ def find_credentials(
     files = tuple(load_env_files(settings.folder))
     expired: Credentials | None = None
     broken: CredentialsError | None = None
+    if settings.token and not settings.oidc_token:
+        return _with_project(settings.token, "the argument token", settings, env, files)
     for token, source in _oidc_tokens(settings, env, files):
         try:
             found = parse_oidc_token(token, source=source)
@@ -73,7 +76,7 @@ def find_credentials(
             return found
         expired = expired or found
     try:
-        from_token = _from_access_token(settings, env, files)
+        from_token = _from_environment(settings, env, files)
     except CredentialsError as exc:
         if expired is None:
             raise
@@ -135,29 +138,38 @@ def _oidc_tokens(
             yield values["VERCEL_OIDC_TOKEN"], f"VERCEL_OIDC_TOKEN in {path.name}"
 
 
-def _from_access_token(
+def _from_environment(
     settings: Settings,
     env: Mapping[str, str],
     files: tuple[tuple[Path, Mapping[str, str]], ...],
 ) -> Credentials | None:
-    def look_up(given: str, variable: str) -> str:
-        sources = (env, *(values for _, values in files))
-        return given or next((v[variable] for v in sources if v.get(variable)), "")
+    token = _look_up("VERCEL_TOKEN", env, files)
+    return _with_project(token, "VERCEL_TOKEN", settings, env, files) if token else None
 
-    token = look_up(settings.token, "VERCEL_TOKEN")
-    if not token:
-        return None
-    team_id = look_up(settings.team_id, "VERCEL_TEAM_ID")
-    project_id = look_up(settings.project_id, "VERCEL_PROJECT_ID")
-    missing = [
-        name
-        for name, value in (("VERCEL_TEAM_ID", team_id), ("VERCEL_PROJECT_ID", project_id))
-        if not value
-    ]
+
+def _with_project(
+    token: str,
+    source: str,
+    settings: Settings,
+    env: Mapping[str, str],
+    files: tuple[tuple[Path, Mapping[str, str]], ...],
+) -> Credentials:
+    """Give an access token with the team and project it is for."""
+    team_id = settings.team_id or _look_up("VERCEL_TEAM_ID", env, files)
+    project_id = settings.project_id or _look_up("VERCEL_PROJECT_ID", env, files)
+    wanted = {"VERCEL_TEAM_ID": team_id, "VERCEL_PROJECT_ID": project_id}
+    missing = [name for name, value in wanted.items() if not value]
     if missing:
-        msg = f"VERCEL_TOKEN is set, but {' and '.join(missing)} is not"
+        msg = f"{source} is set, but {' and '.join(missing)} is not"
         raise CredentialsError(msg, next_step=LINK_STEP)
-    return Credentials(token=token, team_id=team_id, project_id=project_id, source="VERCEL_TOKEN")
+    return Credentials(token=token, team_id=team_id, project_id=project_id, source=source)
+
+
+def _look_up(
+    variable: str, env: Mapping[str, str], files: tuple[tuple[Path, Mapping[str, str]], ...]
+) -> str:
+    sources = (env, *(values for _, values in files))
+    return next((values[variable] for values in sources if values.get(variable)), "")
 
 
 _MINUTES_AN_HOUR = 60

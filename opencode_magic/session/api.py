@@ -64,7 +64,7 @@ def up(  # noqa: PLR0913 - one keyword a setting, as the flags are
             home only).
         allow_unproven: Go on where no evidence can be had that the wall stands.
         folder: Where ``.env.local`` and ``.env`` are looked for, upwards; by default here.
-        token: A Vercel access token for the cloud home. An OIDC token that is found comes first.
+        token: A Vercel access token for the cloud home; comes before what the environment holds.
         team_id: The Vercel team that is billed.
         project_id: The Vercel project that the sandbox belongs to.
         oidc_token: A Vercel OIDC token; comes before every other one.

@@ -99,6 +99,27 @@ def test_access_token_needs_team_and_project(tmp_path: Path) -> None:
         find(tmp_path, {"VERCEL_TOKEN": "t"})
 
 
+def test_access_token_as_an_argument_comes_before_the_environment(tmp_path: Path) -> None:
+    """Who names a token uses that one, with the team and project that they name."""
+    env = {"VERCEL_OIDC_TOKEN": make_token(), "VERCEL_TEAM_ID": "team", "VERCEL_PROJECT_ID": "prj"}
+
+    found = find(tmp_path, env, token="t", project_id="mine")
+
+    assert (found.token, found.team_id, found.project_id) == ("t", "team", "mine")
+    with pytest.raises(CredentialsError, match="the argument token is set, but VERCEL_TEAM_ID"):
+        find(tmp_path, {"VERCEL_OIDC_TOKEN": make_token()}, token="t", project_id="mine")
+
+
+def test_environment_of_an_access_token_leaves_an_oidc_token_its_own(tmp_path: Path) -> None:
+    """An OIDC token is for its own team and project, whatever another token's are."""
+    env = {"VERCEL_OIDC_TOKEN": make_token(), "VERCEL_TEAM_ID": "b", "VERCEL_PROJECT_ID": "prj_b"}
+    settings = load_settings(folder=tmp_path, environ=env)
+
+    found = find_credentials(settings, environ=env, clock=lambda: NOW_S)
+
+    assert (found.team_id, found.project_id) == ("team_a", "prj_a")
+
+
 def test_expired_token_beside_an_access_token_without_a_team_is_told(tmp_path: Path) -> None:
     """Where neither can be used both are named, and the quicker way comes first."""
     env = {"VERCEL_OIDC_TOKEN": make_token(expires_s=NOW_S - 3600), "VERCEL_TOKEN": "t"}
