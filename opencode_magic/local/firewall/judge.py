@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -21,6 +22,7 @@ REASON_PLAIN_SECRET = "plain HTTP would show the injected header"  # noqa: S105 
 REASON_DOTS = "the path has dot segments, and the network policy has rules for paths"
 REASON_SPELLING = "servers read the path in two ways, and the network policy has rules for paths"
 REASON_FORWARD_DOTS = "the path has dot segments, and the network policy forwards it"
+REASON_FORWARD_SPELLING = "servers read the path in two ways, and the network policy forwards it"
 REASON_FORWARD_ALL = "it asks about a whole server, and the network policy forwards it"
 REASON_BAD_TARGET = "the request names no host and path"
 REASON_TWO_LENGTHS = "the request has two lengths"
@@ -29,8 +31,13 @@ REASON_TRACE = "the answer to TRACE would show the request's headers, injected o
 
 _ECHOING_METHODS = {"TRACE", "TRACK"}
 _DOT_SEGMENT = re.compile(r"(?:^|[/\\])\.{1,2}(?:[/\\;?#\0]|$)")
-_AMBIGUOUS = re.compile(r"[\\;]|%(?:2f|5c|3b|00|25[0-9a-f]{2}|(?![0-9a-f]{2}))", re.IGNORECASE)
-"""Encoded slashes, path parameters, what is encoded twice or badly: servers differ in these."""
+_AMBIGUOUS = re.compile(
+    r"[\\;]|%(?:2f|5c|3b|3f|23|[01][0-9a-f]|7f|25[0-9a-f]{2}|(?![0-9a-f]{2}))", re.IGNORECASE
+)
+"""Encoded slashes and marks, path parameters, control characters, what is encoded twice or badly:
+servers differ in these."""
+_SLASH_LIKE = frozenset("\u2044\u2215\u2216\u29f5\u29f8\u29f9\u00a5\u20a9")
+"""What some code pages turn into a slash; what Unicode itself turns into one is found by that."""
 _DECODING_LIMIT = 4
 """No server decodes a path so often; what changes even then is meant to deceive."""
 _PORTS = {"https": 443, "http": 80}
@@ -127,14 +134,22 @@ def _refuse_shape(policy: NetworkPolicy, request: Request, rule: Rule | None) ->
     if _has_path_rules(policy, request.host):
         if _has_dots(request.path):
             return Judgement(request, reason=REASON_DOTS, status_code=400)
-        if _AMBIGUOUS.search(request.path) is not None:
+        if _AMBIGUOUS.search(request.path) is not None or _has_disguise(request.path):
             return Judgement(request, reason=REASON_SPELLING, status_code=400)
     if rule is not None and rule.forward_url:
-        if request.path == "*":
-            return Judgement(request, reason=REASON_FORWARD_ALL, status_code=400)
-        if _has_dots(request.path):
-            return Judgement(request, reason=REASON_FORWARD_DOTS, status_code=400)
+        reason = _why_not_forwarded(request.path)
+        if reason:
+            return Judgement(request, reason=reason, status_code=400)
     return None
+
+
+def _why_not_forwarded(path: str) -> str:
+    """Say why a path cannot be joined to the base of a ``forwardURL``; empty where it can."""
+    if path == "*":
+        return REASON_FORWARD_ALL
+    if _has_dots(path):
+        return REASON_FORWARD_DOTS
+    return REASON_FORWARD_SPELLING if _has_disguise(path) else ""
 
 
 def _split_target(origin: Origin, target: str, host_header: str) -> tuple[str, str] | None:
@@ -159,14 +174,36 @@ def _split_target(origin: Origin, target: str, host_header: str) -> tuple[str, s
 
 def _has_dots(path: str) -> bool:
     """Whether a server may see dot segments, however often it decodes the path."""
-    for _ in range(_DECODING_LIMIT):
-        if _DOT_SEGMENT.search(path) is not None:
-            return True
-        decoded = unquote(path)
-        if decoded == path:
-            return False
-        path = decoded
-    return True
+    readings = _readings(path)
+    is_endless = unquote(readings[-1]) != readings[-1]
+    return is_endless or any(_DOT_SEGMENT.search(reading) is not None for reading in readings)
+
+
+def _has_disguise(path: str) -> bool:
+    """Whether a lenient server may see an ASCII character that a strict one does not.
+
+    That is what is no UTF-8, overlong forms among it, and characters that Unicode's compatibility
+    forms or a code page turn into plain ones, such as wide letters and dots.
+    """
+    return not path.isascii() or any(
+        0xD800 <= ord(char) <= 0xDFFF  # noqa: PLR2004 - how Python keeps bytes that are no UTF-8
+        or char in _SLASH_LIKE
+        or any(plain.isascii() for plain in unicodedata.normalize("NFKC", char))
+        for reading in _readings(path)
+        for char in reading
+        if not char.isascii()
+    )
+
+
+def _readings(path: str) -> list[str]:
+    """Give the path as it stands, and as it is after each decoding, as often as one may try."""
+    readings = [path]
+    while len(readings) <= _DECODING_LIMIT:
+        decoded = unquote(readings[-1], errors="surrogateescape")
+        if decoded == readings[-1]:
+            break
+        readings.append(decoded)
+    return readings
 
 
 def _has_path_rules(policy: NetworkPolicy, host: str) -> bool:

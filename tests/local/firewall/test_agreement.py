@@ -79,7 +79,7 @@ requests = st.builds(
         lambda form, name: form.format(name), st.sampled_from(SPELLINGS), st.sampled_from(HOSTS)
     ),
     method=st.sampled_from(["GET", "POST"]),
-    path=st.sampled_from(["/", "/v1", "/v1/models", "/v2", "/%761", "/v1//mode%6Cs", "/v1/%c3"]),
+    path=st.sampled_from(["/", "/v1", "/v1/models", "/v2", "/%761", "/v1//mode%6Cs", "/v1/%c3%a9"]),
     query=st.lists(st.tuples(st.just("mode"), st.sampled_from("abc")), max_size=2).map(tuple),
     headers=st.dictionaries(st.just("x-kind"), st.sampled_from("ab"), max_size=1),
 )

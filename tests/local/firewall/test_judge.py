@@ -8,6 +8,7 @@ from opencode_magic.local.firewall.judge import (
     REASON_DOTS,
     REASON_FORWARD_ALL,
     REASON_FORWARD_DOTS,
+    REASON_FORWARD_SPELLING,
     REASON_SPELLING,
     REASON_TRACE,
 )
@@ -70,6 +71,19 @@ def test_a_path_rule_holds_for_every_spelling(outside: Outside, path: str) -> No
         "/%2561dmin",
         "/%%361dmin",
         "/admin%",
+        "/x%c0%afadmin",
+        "/x%C1%9Cadmin",
+        "/x%e0%80%afadmin",
+        "/%c1%a1dmin",
+        "/%ef%bd%81dmin",
+        "/x%ef%bc%8fadmin",
+        "/x%e2%88%95admin",
+        "/x%c2%a5admin",
+        "/admin%3fx",
+        "/admin%23",
+        "/%09admin",
+        "/admin%0d%0a",
+        "/%ff",
     ],
 )
 def test_a_path_with_two_meanings_is_refused_by_path_rules(outside: Outside, path: str) -> None:
@@ -105,6 +119,12 @@ def test_hosts_without_path_rules_take_any_spelling(outside: Outside) -> None:
         ("/%2525252525252e/admin", REASON_FORWARD_DOTS),
         ("/%%32%65%%32%65/admin", REASON_FORWARD_DOTS),
         ("/..%00/admin", REASON_FORWARD_DOTS),
+        ("/%c0%ae%c0%ae/admin", REASON_FORWARD_SPELLING),
+        ("/%25c0%25ae%25c0%25ae/admin", REASON_FORWARD_SPELLING),
+        ("/%f0%80%80%ae./admin", REASON_FORWARD_SPELLING),
+        ("/..%c0%afadmin", REASON_FORWARD_SPELLING),
+        ("/%ef%bc%8e%ef%bc%8e/admin", REASON_FORWARD_SPELLING),
+        ("/%e2%80%a5/admin", REASON_FORWARD_SPELLING),
         ("*", REASON_FORWARD_ALL),
     ],
 )
@@ -116,8 +136,10 @@ def test_a_forwarded_request_stays_under_its_base(outside: Outside, path: str, r
     with firewall(outside, policy, allow_loopback_forward=True) as wall:
         status, _ = wall.ask("ollama.internal", path, method="OPTIONS" if path == "*" else "GET")
         records = [told(record)[3:] for record in wall.log.since(0)]
-        kept = wall.ask("ollama.internal", "/v1/.../a..b/%2541?next=/../x")
+        kept = wall.ask("ollama.internal", "/v1/.../a..b/%2541/%c3%a9?next=/../x")
 
     assert (status, records) == (400, [("blocked", reason)])
     assert kept[0] == 200
-    assert [target for _, target, _, _ in server.seen] == ["/base/v1/.../a..b/%2541?next=/../x"]
+    assert [target for _, target, _, _ in server.seen] == [
+        "/base/v1/.../a..b/%2541/%c3%a9?next=/../x"
+    ]
