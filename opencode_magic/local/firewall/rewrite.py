@@ -15,18 +15,21 @@ Headers = list[tuple[str, str]]
 
 _FRAMING = {"content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer"}
 _PROXY_ONLY = {b"proxy-connection", b"proxy-authorization"}
+_OPTIONS = {b"close", b"keep-alive", b"te"}
+"""Connection options that are passed on. Others name headers that the next server is to drop."""
 
 
 def upstream_request(event: h11.Request, judgement: Judgement, route: Route) -> h11.Request:
     """Give the request as the upstream gets it.
 
     Without a rule it is as it came. Injected headers replace the program's own of the same name,
-    however often and in whatever case it sent them. No protocol but WebSocket may take over: after
-    that nothing is decided, and HTTP/2 would carry more requests.
+    however often and in whatever case it sent them, with underscores or dashes. No protocol but
+    WebSocket may take over: after that nothing is decided, and HTTP/2 would carry more requests.
     """
     rule = judgement.rule
-    no_upgrade = {b"http2-settings"} | (set() if is_about_websocket(event) else {b"upgrade"})
-    dropped = _PROXY_ONLY | no_upgrade
+    upgrade = {b"upgrade"}
+    options = _OPTIONS | (upgrade if is_about_websocket(event) else set())
+    dropped = _PROXY_ONLY | {b"http2-settings"} | (upgrade - options)
     added = [(name.encode("ascii"), value.strip().encode()) for name, value in _injected(rule)]
     if route.authority:
         dropped.add(b"host")
@@ -35,9 +38,9 @@ def upstream_request(event: h11.Request, judgement: Judgement, route: Route) -> 
             (b"x-forwarded-host", judgement.request.host.encode("ascii")),
             (b"x-forwarded-proto", b"https" if judgement.request.port == 443 else b"http"),  # noqa: PLR2004 - the port of https
         ]
-    dropped |= {name for name, _ in added}
-    kept = [(raw, value) for raw, value in event.headers.raw_items() if raw.lower() not in dropped]
-    kept = [pair for raw, value in kept for pair in _without_options(raw, value, no_upgrade)]
+    dropped |= {_spelled(name) for name, _ in added}
+    kept = [pair for pair in event.headers.raw_items() if _spelled(pair[0]) not in dropped]
+    kept = [pair for raw, value in kept for pair in _with_options(raw, value, options)]
     target = judgement.target if judgement.target == "*" else f"{route.base}{judgement.target}"
     return h11.Request(method=event.method, target=target, headers=[*kept, *added])
 
@@ -86,11 +89,16 @@ def _tokens(value: bytes) -> list[bytes]:
     return [token.strip().lower() for token in value.split(b",")]
 
 
-def _without_options(raw: bytes, value: bytes, options: set[bytes]) -> list[tuple[bytes, bytes]]:
-    """Give a header without some connection options; none where nothing is left of it."""
-    if raw.lower() != b"connection" or options.isdisjoint(_tokens(value)):
+def _spelled(name: bytes) -> bytes:
+    """Give a header's name as servers compare it that read an underscore as a dash."""
+    return name.lower().replace(b"_", b"-")
+
+
+def _with_options(raw: bytes, value: bytes, options: set[bytes]) -> list[tuple[bytes, bytes]]:
+    """Give a header with these connection options at most; none where nothing is left of it."""
+    if raw.lower() != b"connection" or options.issuperset(_tokens(value)):
         return [(raw, value)]
-    kept = [token.strip() for token in value.split(b",") if token.strip().lower() not in options]
+    kept = [token.strip() for token in value.split(b",") if token.strip().lower() in options]
     return [(raw, b", ".join(kept))] if kept else []
 
 

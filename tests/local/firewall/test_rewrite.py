@@ -71,3 +71,31 @@ def test_an_upgrade_that_was_not_asked_for_is_no_answer(
 
     assert status == 502
     assert b"free" not in body
+
+
+def test_no_connection_option_takes_an_injected_header_away(outside: Outside) -> None:
+    """A proxy before the upstream drops what such an option names: it may name none of ours."""
+    server = outside.serve_http(HOST)
+    options = {"Connection": "keep-alive, Authorization,X-Other , TE", "X-Other": "1"}
+    with firewall(outside, {"allow": INJECT}) as wall:
+        wall.ask(HOST, headers=options)
+        wall.ask(HOST, headers={"Connection": "authorization"})
+
+    first, second = (headers for _, _, headers, _ in server.seen)
+    assert first["Connection"] == "keep-alive, TE"
+    assert "Connection" not in second
+    assert first["authorization"] == second["authorization"] == "Bearer SECRET"
+
+
+def test_an_injected_header_has_no_second_spelling(outside: Outside) -> None:
+    """Many servers read an underscore as a dash: such a header of the program's goes too."""
+    server = outside.serve_http(HOST)
+    rule = {"transform": [{"headers": {"x-api-key": "SECRET", "x_team": "ours"}}]}
+    mine = {"X_Api_Key": "mine", "X-Api_Key": "mine", "X-Team": "mine", "X_Other": "kept"}
+    with firewall(outside, {"allow": {HOST: [rule]}}) as wall:
+        wall.ask(HOST, headers=mine)
+
+    [(_, _, headers, _)] = server.seen
+    assert "mine" not in headers.values()
+    assert (headers["x-api-key"], headers["x_team"]) == ("SECRET", "ours")
+    assert headers["X_Other"] == "kept"
