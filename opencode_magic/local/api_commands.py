@@ -13,7 +13,11 @@ from starlette.routing import Route
 
 from opencode_magic.errors import OpencodeMagicError
 from opencode_magic.local.bodies import parse_run
-from opencode_magic.local.children import BadFolderError, ExecutableNotFoundError
+from opencode_magic.local.children import (
+    ArgumentsTooLongError,
+    BadFolderError,
+    ExecutableNotFoundError,
+)
 from opencode_magic.local.commands import StdinUnavailableError
 from opencode_magic.local.payloads import ApiError, bad_request
 from opencode_magic.local.requests import is_set, read_json, registry_of, session_id_of
@@ -132,7 +136,8 @@ def start(box: Box, wanted: RunRequest, *, is_group_ended: bool) -> RunningComma
     """Start a command in a running sandbox.
 
     Raises:
-        ApiError: There is no such program or folder, or the sandbox has just ended.
+        ApiError: There is no such program or folder, its arguments are too long, or the sandbox
+            has just ended.
     """
     try:
         return box.run(wanted, is_group_ended=is_group_ended)
@@ -142,6 +147,8 @@ def start(box: Box, wanted: RunRequest, *, is_group_ended: bool) -> RunningComma
     except BadFolderError as exc:
         message = f"chdir {wanted.cwd}: no such file or directory"
         raise ApiError(400, "bad_request", message) from exc
+    except ArgumentsTooLongError as exc:
+        raise bad_request(exc.message, code="argument_list_too_long") from exc
     except OpencodeMagicError as exc:
         if not box.is_alive:
             raise ApiError(410, "sandbox_stopped", "Sandbox is stopped") from exc
@@ -149,8 +156,13 @@ def start(box: Box, wanted: RunRequest, *, is_group_ended: bool) -> RunningComma
 
 
 def _feed(running: RunningCommand, data: bytes, *, offset: int | None, is_end: bool) -> None:
-    """Write what has not arrived yet: a repeated chunk is known by its offset."""
+    """Write what has not arrived yet: a repeated chunk is known by its offset.
+
+    Who neither writes nor closes asks for the count, and whether the command takes any more.
+    """
     with running.stdin_lock:
+        if not (data or is_end or running.command.takes_input):
+            raise ApiError(400, "command_stdin_unavailable", "the command takes no input")
         if offset is not None:
             if offset > running.bytes_written:
                 raise bad_request("offset is beyond what was written")

@@ -6,6 +6,7 @@ Source: the models of ``vercel-sandbox`` 0.10.
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 import re
 import secrets
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.core.policy_wire import parse_policy
 from opencode_magic.errors import PolicyError
-from opencode_magic.local.payloads import IMAGE, ApiError, bad_request
+from opencode_magic.local.payloads import CWD, IMAGE, ApiError, bad_request
 from opencode_magic.local.resources import Resources, parse_resources
 from opencode_magic.local.retention import parse_expiration, parse_retention
 from opencode_magic.local.sources import Source, parse_source
@@ -189,7 +190,7 @@ def parse_run(value: object) -> RunRequest:
     return RunRequest(
         command=command,
         args=args,
-        cwd=_text(body.get("cwd") or "", "cwd"),
+        cwd=posixpath.join(CWD, _text(body.get("cwd") or "", "cwd")) if body.get("cwd") else "",
         env=parse_env(body.get("env")),
         timeout_ms=timeout,
         has_stdin=_flag(body.get("attachStdin") or False, "attachStdin"),

@@ -33,9 +33,14 @@ if TYPE_CHECKING:
     from opencode_magic.local.bodies import RunRequest
     from opencode_magic.local.firewall.way_out import WayOut
 
-COMMANDS_KEPT = 200
+COMMANDS_KEPT = 1000
+LARGE_COMMANDS_KEPT = 200
+LARGE_OUTPUT_BYTES = 16 * 1024
+"""Commands with so much output may have it in memory or an open file each: fewer are kept."""
 OUTPUT_KEPT_BYTES = commands.LOG_LIMIT_BYTES
-"""Ended commands beyond this number, or with more output than this, are forgotten, oldest first."""
+FORGET_EVERY = 4
+"""Ended commands beyond those numbers, or with more output than this together, are forgotten,
+oldest first; looked at with each new one while they are few, later with each of so many."""
 log = logging.getLogger(__name__)
 
 
@@ -107,6 +112,7 @@ class Box:
         self._ports: dict[int, PublishedPort] = {}
         self._lock = threading.Lock()
 
+        self._started = 0
     @property
     def routes(self) -> dict[int, str]:
         """Published ports and where each can be reached."""
@@ -177,12 +183,21 @@ class Box:
         self.egress.close()
 
     def _forget_old(self) -> None:
-        kept_bytes = sum(item.kept_bytes for item in self._commands.values())
-        for key, item in list(self._commands.items()):
-            if len(self._commands) <= COMMANDS_KEPT and kept_bytes <= OUTPUT_KEPT_BYTES:
+        self._started += 1
+        if len(self._commands) > LARGE_COMMANDS_KEPT and self._started % FORGET_EVERY:
+            return
+        sizes = {key: item.kept_bytes for key, item in self._commands.items()}
+        kept_bytes = sum(sizes.values())
+        large = sum(size > LARGE_OUTPUT_BYTES for size in sizes.values())
+        for key, size in sizes.items():
+            is_large = size > LARGE_OUTPUT_BYTES
+            is_over = len(self._commands) > COMMANDS_KEPT or kept_bytes > OUTPUT_KEPT_BYTES
+            if not is_over and large <= LARGE_COMMANDS_KEPT:
                 return
-            if item.command.exit_code is not None:
-                kept_bytes -= item.kept_bytes
+            is_ended = self._commands[key].command.exit_code is not None
+            if is_ended and (is_over or is_large):
+                kept_bytes -= size
+                large -= is_large
                 del self._commands[key]
 
 

@@ -13,12 +13,13 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING
 
 from opencode_magic.errors import SandboxError, UsageMistake, clean_line
-from opencode_magic.local.wire import MessageReader, WireError, send_message
+from opencode_magic.local.wire import MessageReader, MessageTooLargeError, WireError, send_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 KILLED = 137
+_TOO_LONG = "the arguments and the variables together are too long for the kernel"
 SPAWN_TIMEOUT_S = 30.0
 
 
@@ -28,6 +29,10 @@ class ExecutableNotFoundError(UsageMistake):
 
 class BadFolderError(UsageMistake):
     """The working folder does not exist in the sandbox, or cannot be entered."""
+
+
+class ArgumentsTooLongError(UsageMistake):
+    """The arguments and variables of a program are more than the kernel passes on."""
 
 
 class Child:
@@ -113,6 +118,10 @@ class Children:
         """Send a signal; harmless when there is nobody to get it."""
         request = {"op": "signal", "pid": pid, "signal": number, "is_group": is_group}
         with contextlib.suppress(WireError), self._send_lock:
+        except MessageTooLargeError as exc:
+            with self._lock:
+                del self._asked[number]
+            raise ArgumentsTooLongError(_TOO_LONG) from exc
             send_message(self._channel, request)
 
     def note(self, pid: int, line: str) -> None:
@@ -193,3 +202,5 @@ def _spawn_error(reply: Mapping[str, object], message: Mapping[str, object]) -> 
             return SandboxError("the sandbox is gone")
         case stage:
             return SandboxError(f"cannot start {name!r} ({stage}): {reason}")
+        case "exec" if code == errno.E2BIG:
+            return ArgumentsTooLongError(_TOO_LONG)

@@ -124,6 +124,11 @@ class Command:
 
         return undo
 
+    @property
+    def takes_input(self) -> bool:
+        """Whether it was started with stdin, which nobody closed, and still runs."""
+        return self._stdin is not None and self.exit_code is None
+
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Give the exit code, or None when it still runs after ``timeout_s``."""
         with self._news:

@@ -26,6 +26,8 @@ CHUNK_BYTES = 256 * 1024
 STALL_TIMEOUT_S = 60.0
 """A program that neither takes nor gives a byte for so long is killed."""
 STDERR_LIMIT_BYTES = 8192
+PATH_LIMIT_BYTES = 64 * 1024
+"""More than a path can have, and less than one argument of a program can."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 """Nothing of the agent's: its own folders come first in the usual PATH."""
@@ -61,7 +63,9 @@ class Program:
             )
         except SandboxError as exc:
             self._close(self._in, self._out, self._err)
-            raise ApiError(410, "sandbox_stopped", f"Sandbox is stopped: {exc.message}") from exc
+            if box.is_alive:
+                raise ApiError(500, "command_failed", exc.message) from exc
+            raise ApiError(410, "sandbox_stopped", "Sandbox is stopped") from exc
         finally:
             self._close(child_in, child_out, child_err)
         os.set_blocking(self._in, False)
@@ -148,7 +152,10 @@ def resolve(path: object, cwd: object) -> str:
         raise bad_request("path must be text without a zero character")
     if cwd is not None and (not isinstance(cwd, str) or "\0" in cwd):
         raise bad_request("cwd must be text without a zero character")
-    return posixpath.join(CWD, cwd or "", path)
+    joined = posixpath.join(CWD, cwd or "", path)
+    if len(joined.encode()) > PATH_LIMIT_BYTES:
+        raise bad_request(f"path must have at most {PATH_LIMIT_BYTES} bytes")
+    return joined
 
 
 def open_archive(box: Box, folder: str, head: bytes) -> Program:

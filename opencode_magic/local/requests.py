@@ -50,6 +50,9 @@ async def read_json(request: Request) -> Mapping[str, object]:
         return {}
     try:
         body = json.loads(raw)
+        if b"\\u" in raw:
+            # Half of a surrogate pair can be written in JSON, and nothing can be done with it.
+            json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as exc:
         raise bad_request("the body is not JSON") from exc
     if not isinstance(body, dict):

@@ -25,6 +25,10 @@ class WireError(Exception):
     """The other side is gone or does not keep to the protocol."""
 
 
+class MessageTooLargeError(WireError):
+    """A message is larger than the other side would take; nothing was sent."""
+
+
 def send_message(
     channel: socket.socket, message: Mapping[str, object], fds: Sequence[int] = ()
 ) -> None:
@@ -32,11 +36,12 @@ def send_message(
 
     Raises:
         WireError: The other side is gone, or took nothing within the socket's time limit.
+        MessageTooLargeError: It is too large to send.
     """
     body = json.dumps({**message, "fds": len(fds)}).encode()
     if len(body) > MESSAGE_LIMIT_BYTES:
         msg = f"a message of {len(body)} bytes is over the limit"
-        raise WireError(msg)
+        raise MessageTooLargeError(msg)
     data = len(body).to_bytes(_HEAD, "big") + body
     try:
         sent = socket.send_fds(channel, [data], fds) if fds else channel.send(data)
