@@ -31,6 +31,8 @@ ADDRESS_LIMIT = 4
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
 _SITE_LOCAL = ipaddress.IPv6Network("fec0::/10")
+_WIRE_SERVER = ipaddress.IPv4Address("168.63.129.16")
+"""Azure's own service for its machines, metadata among it: a public address that is none."""
 _PROTOCOLS = ipaddress.IPv4Network("192.0.0.0/24")
 """Special purposes (RFC 6890). ``is_global`` has exceptions in it, and depends on the Python."""
 
@@ -155,6 +157,7 @@ def _is_public(address: Address) -> bool:
         and not address.is_unspecified
         and address not in _SITE_LOCAL
         and address not in _PROTOCOLS
+        and address != _WIRE_SERVER
     )
 
 
