@@ -35,6 +35,8 @@ REASON_NO_NAME = "TLS without a server name"
 REASON_OTHER_NAME = "the TLS server name is not the host that the proxy was asked for"
 REASON_PROXY_PORT = "the proxy leads to port 443 only"
 REASON_TLS_FAILED = "TLS with the program failed"
+UNREAD = "passed through unread"
+"""Said of what is spliced: behind an allowed name the program may ask for another host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class Gate:
     def _splice(self, connection: Connection, arrival: Arrival, decision: Decision) -> None:
         """Connect to where an allowed connection goes, and give both sides to the relay."""
         wall, attempt = self._wall, connection.attempt
+        reason = f"{decision.reason}, {UNREAD}"
         try:
             find = (
                 wall.resolver.resolve_address
@@ -176,10 +179,10 @@ class Gate:
             wall.finish(connection, "", is_abort=True, is_told=False)
             return
         except UnreachableError as exc:
-            wall.allow(attempt, decision.reason)
+            wall.allow(attempt, reason)
             wall.finish(connection, str(exc), is_abort=True)
             return
-        wall.allow(attempt, decision.reason)
+        wall.allow(attempt, reason)
         try:
             upstream = connect(target)
         except UnreachableError as exc:

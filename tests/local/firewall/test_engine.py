@@ -37,7 +37,7 @@ def test_a_plain_allowed_host_is_spliced(outside: Outside) -> None:
 
     assert (status, body) == (200, b"GET /x plain.example.com\n")
     assert [told(record) for record in records] == [
-        ("tls", "plain.example.com", 443, "allowed", "allowed host"),
+        ("tls", "plain.example.com", 443, "allowed", "allowed host, passed through unread"),
         ("tls", "plain.example.com", 443, "allowed", "ended"),
     ]
     assert {record.source_port for record in records} == {port}
