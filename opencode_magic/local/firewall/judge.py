@@ -134,7 +134,11 @@ def _refuse_shape(policy: NetworkPolicy, request: Request, rule: Rule | None) ->
     if _has_path_rules(policy, request.host):
         if _has_dots(request.path):
             return Judgement(request, reason=REASON_DOTS, status_code=400)
-        if _AMBIGUOUS.search(request.path) is not None or _has_disguise(request.path):
+        is_ambiguous = _AMBIGUOUS.search(request.path) is not None or _has_disguise(request.path)
+        # Some servers read `//x/admin` as a host and its path, as in a link. No rule's own answer
+        # depends on it.
+        is_ambiguous |= request.path.startswith("//") and (rule is None or rule.response is None)
+        if is_ambiguous:
             return Judgement(request, reason=REASON_SPELLING, status_code=400)
     if rule is not None and rule.forward_url:
         reason = _why_not_forwarded(request.path)
@@ -167,7 +171,9 @@ def _split_target(origin: Origin, target: str, host_header: str) -> tuple[str, s
         if host_header and host_header.lower() != authority.lower():
             return None
     parsed = parse_authority(authority)
-    if parsed is None or parsed.port not in {0, origin.port} or "#" in target:
+    if parsed is None or parsed.port not in {0, origin.port} or not parsed.host.isascii():
+        return None
+    if "#" in target:
         return None
     return parsed.host, target
 

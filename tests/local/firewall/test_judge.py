@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opencode_magic.local.firewall.judge import (
+    REASON_BAD_TARGET,
     REASON_DOTS,
     REASON_FORWARD_ALL,
     REASON_FORWARD_DOTS,
@@ -84,6 +85,9 @@ def test_a_path_rule_holds_for_every_spelling(outside: Outside, path: str) -> No
         "/%09admin",
         "/admin%0d%0a",
         "/%ff",
+        "//x/admin",
+        "///x/admin",
+        "https://api.example.com//x/admin",
     ],
 )
 def test_a_path_with_two_meanings_is_refused_by_path_rules(outside: Outside, path: str) -> None:
@@ -96,6 +100,21 @@ def test_a_path_with_two_meanings_is_refused_by_path_rules(outside: Outside, pat
 
     assert (status, server.seen) == (400, [])
     assert told_reasons == [("blocked", REASON_SPELLING)]
+
+
+def test_a_host_header_is_what_the_upstream_reads(outside: Outside) -> None:
+    """A name that is only the allowed one once it is converted goes nowhere."""
+    server = outside.serve_http(HOST)
+    names = [b"api.ex\xadample.com", b"api.example.c\xbam", b"\xaapi.example.com"]
+    with firewall(outside, {"allow": INJECT}) as wall:
+        for name in names:
+            with wall.open_tls(HOST) as sock:
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % name)
+                assert sock.recv(65536).startswith(b"HTTP/1.1 400 ")
+        told_reasons = [told(record)[3:] for record in wall.log.since(0)]
+
+    assert server.seen == []
+    assert told_reasons == [("blocked", REASON_BAD_TARGET)] * len(names)
 
 
 def test_hosts_without_path_rules_take_any_spelling(outside: Outside) -> None:

@@ -115,6 +115,7 @@ def _finals(text: str) -> set[str]:
     dropped = {re.sub(r"[\t\r\n]", "", part) for part in cut} | cut
     plain = {re.sub(r";[^/]*", "", part) for part in dropped} | dropped
     slashed = {part.replace("\\", "/") for part in plain} | plain
+    slashed |= {re.sub("^//+[^/]*", "", part) for part in slashed}  # as a host and its path
     return {
         posixpath.normpath(re.sub("/+", "/", "/" + part)) + ("/" if part.endswith("/") else "")
         for part in slashed
