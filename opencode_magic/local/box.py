@@ -109,10 +109,10 @@ class Box:
         self.base_env = image.environment(has_opencode=has_opencode)
         self.env: Mapping[str, str] = {}
         self._commands: OrderedDict[str, RunningCommand] = OrderedDict()
+        self._started = 0
         self._ports: dict[int, PublishedPort] = {}
         self._lock = threading.Lock()
 
-        self._started = 0
     @property
     def routes(self) -> dict[int, str]:
         """Published ports and where each can be reached."""

@@ -107,6 +107,10 @@ class Children:
             with self._send_lock:
                 send_message(self._channel, {"op": "spawn", "id": number, **message}, fds)
             reply = asked.result(SPAWN_TIMEOUT_S)
+        except MessageTooLargeError as exc:
+            with self._lock:
+                del self._asked[number]
+            raise ArgumentsTooLongError(_TOO_LONG) from exc
         except (WireError, FutureTimeoutError) as exc:
             raise SandboxError(f"the sandbox does not start programs any more: {exc}") from exc
         child = reply.get("child")
@@ -118,10 +122,6 @@ class Children:
         """Send a signal; harmless when there is nobody to get it."""
         request = {"op": "signal", "pid": pid, "signal": number, "is_group": is_group}
         with contextlib.suppress(WireError), self._send_lock:
-        except MessageTooLargeError as exc:
-            with self._lock:
-                del self._asked[number]
-            raise ArgumentsTooLongError(_TOO_LONG) from exc
             send_message(self._channel, request)
 
     def note(self, pid: int, line: str) -> None:
@@ -198,9 +198,9 @@ def _spawn_error(reply: Mapping[str, object], message: Mapping[str, object]) -> 
             return BadFolderError(f"cannot work in {message['cwd']!r}: {reason}")
         case "exec" if code in {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC}:
             return ExecutableNotFoundError(f"exec: {name!r}: executable file not found in $PATH")
+        case "exec" if code == errno.E2BIG:
+            return ArgumentsTooLongError(_TOO_LONG)
         case "gone":
             return SandboxError("the sandbox is gone")
         case stage:
             return SandboxError(f"cannot start {name!r} ({stage}): {reason}")
-        case "exec" if code == errno.E2BIG:
-            return ArgumentsTooLongError(_TOO_LONG)
