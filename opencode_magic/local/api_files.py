@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 HEAD_BYTES = 2
+log = logging.getLogger(__name__)
 
 
 def file_routes(prefix: str) -> list[Route]:
@@ -75,7 +77,11 @@ async def mkdir(request: Request) -> Response:
 
 
 class _FileResponse(StreamingResponse):
-    """Gives what a program reads; the program ends with it, also when nobody listens any more."""
+    """Gives what a program reads; the program ends with it, also when nobody listens any more.
+
+    Where the program fails halfway, the connection is cut: a proper end would say that this was
+    the whole file.
+    """
 
     def __init__(self, program: files.Program, first: bytes) -> None:
         super().__init__(_content(program, first), media_type="application/octet-stream")
@@ -84,9 +90,15 @@ class _FileResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except _BrokenOffError:
+            log.info("a file could not be read to its end")
         finally:
             # Not awaited: a cancelled task may not wait any more.
             run_later(self._program.close)
+
+
+class _BrokenOffError(Exception):
+    """The program that reads a file did not get to its end."""
 
 
 async def _content(program: files.Program, first: bytes) -> AsyncIterator[bytes]:
@@ -94,3 +106,6 @@ async def _content(program: files.Program, first: bytes) -> AsyncIterator[bytes]
     while chunk:
         yield chunk
         chunk = await wait_in_thread(program.read)
+    code, _ = await wait_in_thread(program.finish)
+    if code:
+        raise _BrokenOffError

@@ -171,7 +171,8 @@ def open_archive(box: Box, folder: str, head: bytes) -> Program:
     """
     if not head.startswith(_GZIP_MAGIC):
         raise ApiError(415, "unsupported_media_type", "the body must be a gzip'd tar archive")
-    argv = ("tar", "--extract", "--gzip", "--preserve-permissions", "--no-same-owner")
+    # The SDK gives every member the time 0, and nobody means 1970 by it.
+    argv = ("tar", "--extract", "--gzip", "--preserve-permissions", "--no-same-owner", "--touch")
     program = Program(box, (*argv, "--no-overwrite-dir", "-C", folder, "--file=-"))
     program.write(head)
     return program

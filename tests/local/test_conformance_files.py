@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -157,3 +160,91 @@ def test_port_without_server_answers_502(box: sdk.SyncSandbox) -> None:
 
 def status_of(url: str) -> int:
     return httpx2.get(url, trust_env=False, timeout=5).status_code
+
+
+def test_written_file_is_of_now(box: sdk.SyncSandbox) -> None:
+    """A file has the time of its writing: archives refuse those from before 1980."""
+    began = time.time()
+    box.fs.write_text("now.txt", "now")
+    done = box.run_process("stat", ["-c", "%Y", "now.txt"], capture_output=True)
+
+    assert abs(int(done.stdout or 0) - began) < 60
+
+
+def test_read_that_breaks_off_is_an_error(client: sdk.SyncSandboxClient) -> None:
+    """A download that its sandbox does not live to finish is never taken for a whole file."""
+    box = client.create_sandbox(name="broken-off", persistent=False)
+    box.run_process("sh", ["-c", "head -c 50000000 /dev/zero > big.bin"], check=True)
+    session = box.current_session
+    assert session is not None
+    with box.fs.open("big.bin", "rb") as file:
+        file.read(10)
+        session.stop()
+        with pytest.raises(httpx2.RemoteProtocolError):
+            file.read()
+    box.destroy()
+
+
+def test_read_whose_program_is_killed_is_an_error(box: sdk.SyncSandbox) -> None:
+    """The same where only the reading program ends, and the sandbox runs on."""
+    box.run_process("sh", ["-c", "head -c 50000000 /dev/zero > big.bin"], check=True)
+    with box.fs.open("big.bin", "rb") as file:
+        file.read(10)
+        box.run_process("pkill", ["-KILL", "-x", "cat"], check=True)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            file.read()
+    size = len(box.fs.read_bytes("big.bin"))
+
+    assert size == 50_000_000
+
+
+def test_modes_and_folders_as_a_shell_makes_them(box: sdk.SyncSandbox) -> None:
+    """A file is 644 and its folders are 755 where nothing else is said; a read-only one yields."""
+    box.fs.write_text("made/deep/er.txt", "first")
+    box.fs.write_text("made/closed.txt", "first", mode=0o444)
+    box.fs.write_text("made/closed.txt", "second", mode=0o444)
+    box.fs.mkdir("made/more")
+    names = ["made", "made/deep", "made/deep/er.txt", "made/closed.txt", "made/more"]
+    modes = box.run_process("stat", ["-c", "%a", *names], capture_output=True).stdout
+
+    assert modes == "755\n755\n644\n444\n755\n"
+    assert box.fs.read_text("made/closed.txt") == "second"
+
+
+def test_wrong_paths_have_their_errors(box: sdk.SyncSandbox) -> None:
+    """A name that is too long, a folder below a file, a pipe, a closed file: each is told."""
+    box.fs.write_text("plain", "plain")
+    box.fs.write_text("closed", "closed", mode=0)
+    box.run_process("mkfifo", ["pipe"], check=True)
+    for path in ("n" * 256, "plain/below", "/".join(["d" * 50] * 100)):
+        with pytest.raises(sdk.SandboxFilesystemWriteError) as refused:
+            box.fs.write_text(path, "x")
+        assert isinstance(refused.value.cause, sdk.SandboxApiError)
+        assert refused.value.cause.code == "write_failed"
+    for path in ("missing", "plain/below", "n" * 256):
+        with pytest.raises(sdk.SandboxPathNotFoundError):
+            box.fs.read_bytes(path)
+    codes = []
+    for path in ("pipe", "closed", "", "p" * 200_000):
+        with pytest.raises(sdk.SandboxApiError) as caught:
+            box.fs.read_bytes(path)
+        codes.append((caught.value.status_code, caught.value.code))
+
+    assert codes == [
+        (400, "not_a_file"),
+        (403, "permission_denied"),
+        (400, "bad_request"),
+        (400, "bad_request"),
+    ]
+
+
+def test_hundred_megabytes_go_in_and_out(box: sdk.SyncSandbox) -> None:
+    """A large file of bytes that do not shrink arrives whole, both ways."""
+    data = os.urandom(1_000_000) * 100
+    box.fs.write_bytes("hundred.bin", data)
+    summed = box.run_process("sha256sum", ["hundred.bin"], capture_output=True).stdout or ""
+    back = box.fs.read_bytes("hundred.bin")
+    box.fs.remove("hundred.bin")
+
+    assert summed.split()[0] == hashlib.sha256(data).hexdigest()
+    assert back == data
