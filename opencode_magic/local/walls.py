@@ -12,8 +12,11 @@ import json
 import os
 import platform
 import secrets
+import signal
 import socket
+import subprocess
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opencode_magic.core.checks import Check
@@ -22,16 +25,19 @@ from opencode_magic.local import image, seccomp
 from opencode_magic.local.commands import CommandSpec, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from opencode_magic.local.keeper import Keeper
 
 TIMEOUT_S = 30.0
 BROKEN = 99
 """The outcome of an attempt that failed for a reason of its own."""
+_SIGNALS = 128
+"""An outcome above is that of a process that a signal ended."""
+_WAITING = ("sh", "-c", "read _")
 STEP = "do not use the local home on this machine, and tell us"
 
-_ATTEMPTS = {
+RIGHTS = {
     "unshare user": "call(UNSHARE, 0x10000000)",
     "unshare mount": "call(UNSHARE, 0x20000)",
     "unshare net": "call(UNSHARE, 0x40000000)",
@@ -46,12 +52,48 @@ _ATTEMPTS = {
     "alg": "socket.socket(38, 5)",
     "sctp": "socket.socket(2, 1, 132)",
     "mptcp": "socket.socket(2, 1, 262)",
+    "udp-lite": "socket.socket(2, 2, 136)",
+    "dccp": "socket.socket(2, 6, 33)",
+    "key management": "socket.socket(15, 3, 2)",
+    "xdp": "socket.socket(44, 3)",
+    "tipc": "socket.socket(30, 1)",
+    "can": "socket.socket(29, 3, 1)",
+    "rds": "socket.socket(21, 5)",
+    "qrtr": "socket.socket(42, 2)",
+    "the 32-bit entry": "int80()",
+    "the x32 entry": "call(0x40000000 | 39)",
     "netfilter by netlink": "socket.socket(16, 3, 12)",
     "audit by netlink": "socket.socket(16, 3, 9)",
     "generic netlink": "socket.socket(16, 3, 16)",
     "a low port": "socket.socket().bind(('0.0.0.0', 81))",
     "the firewall's port": "socket.socket().bind(('127.0.0.1', 443))",
+    "the proxy's port": "listen_on(3128)",
     "another address": "netlink_route()",
+    "another user": "os.setuid(0)",
+    "another group": "os.setgroups([0])",
+    "new privileges by a setuid program": "run_setuid()",
+    "raising a capability": "raise_capabilities()",
+    "capabilities on a file": "capable_file()",
+    "higher limits": "resource.setrlimit(resource.RLIMIT_NPROC, (10**6, 10**6))",
+    "a core file": "resource.setrlimit(resource.RLIMIT_CORE, (2, 2))",
+    "better for the OOM killer": "os.write(os.open('/proc/self/oom_score_adj', 1), b'-500')",
+    "remapping the user": "os.write(os.open('/proc/self/uid_map', 1), b'0 0 1')",
+    "the machine's name": "socket.sethostname('x')",
+    "the clock": "time.clock_settime(0, 1)",
+    "a higher priority": "os.setpriority(os.PRIO_PROCESS, 0, -5)",
+    "real time": "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
+    "immutable files": "fcntl.ioctl(os.open('/vercel', 0), 0x40086602, struct.pack('L', 16))",
+    "typing into a terminal": "fcntl.ioctl(0, 0x5412, b'x')",
+    "pasting into a console": "fcntl.ioctl(0, 0x541C, b'x')",
+}
+
+PLACES = {
+    "a file of this machine": "open(TOLD['file'])",
+    "a socket of this machine": "socket.socket(1, 1).connect(TOLD['socket'])",
+    "an abstract socket of this machine": "socket.socket(1, 1).connect('\\0' + TOLD['name'])",
+    "a process of this machine": "find_in('cmdline', TOLD['name'])",
+    "the environment of this machine": "find_in('environ', TOLD['name'])",
+    "the keyring of this machine": "call(KEYCTL, 0, -3, 0)",
     "core_pattern": "open('/proc/sys/kernel/core_pattern', 'w')",
     "ip_forward": "open('/proc/sys/net/ipv4/ip_forward', 'w')",
     "sysrq": "open('/proc/sysrq-trigger', 'w')",
@@ -61,8 +103,6 @@ _ATTEMPTS = {
     "physical memory": "open('/proc/kcore', 'rb')",
     "page counts": "open('/proc/kpagecount', 'rb')",
     "timers": "open('/proc/timer_list')",
-    "a file of this machine": "open(FILE)",
-    "an abstract socket of this machine": "socket.socket(1, 1).connect('\\0' + ABSTRACT)",
     "the administrator's files": "look_into('/root')",
     "the users' files": "look_into('/home')",
     "the users' sockets": "look_into('/run/user')",
@@ -82,36 +122,32 @@ _ATTEMPTS = {
     "the memory of process 1": "open('/proc/1/mem', 'r+b')",
     "the files of process 1": "os.listdir('/proc/1/fd')",
     "the environment of process 1": "open('/proc/1/environ')",
-    "another user": "os.setuid(0)",
-    "another group": "os.setgroups([0])",
-    "higher limits": "resource.setrlimit(resource.RLIMIT_NPROC, (10**6, 10**6))",
-    "a core file": "resource.setrlimit(resource.RLIMIT_CORE, (2, 2))",
-    "better for the OOM killer": "os.write(os.open('/proc/self/oom_score_adj', 1), b'-500')",
-    "remapping the user": "os.write(os.open('/proc/self/uid_map', 1), b'0 0 1')",
-    "the machine's name": "socket.sethostname('x')",
-    "the clock": "time.clock_settime(0, 1)",
-    "a higher priority": "os.setpriority(os.PRIO_PROCESS, 0, -5)",
-    "real time": "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
-    "immutable files": "fcntl.ioctl(os.open('/vercel', 0), 0x40086602, struct.pack('L', 16))",
-    "typing into a terminal": "fcntl.ioctl(0, 0x5412, b'x')",
 }
 
 
-def attempts() -> dict[str, str]:
-    """Give every attempt by name: the ones above, and each system call that the filter forbids."""
+def system_calls() -> dict[str, str]:
+    """Give an attempt for each system call that the filter forbids, by name."""
     column = 0 if platform.machine() == "x86_64" else 1
-    calls = {**seccomp.FORBIDDEN, **seccomp.ABSENT}
-    return _ATTEMPTS | {
-        f"call {name}": f"call({numbers[column]}, 0, 0, 0, 0, 0)" for name, numbers in calls.items()
-    }
+    found = {**seccomp.FORBIDDEN, **seccomp.ABSENT}
+    numbers = {name: pair[column] for name, pair in found.items()}
+    if platform.machine() == "x86_64":
+        numbers |= seccomp.FORBIDDEN_X86
+    return {f"call {name}": f"call({number}, 0, 0, 0, 0, 0)" for name, number in numbers.items()}
 
 
-PROGRAM = """
-import ctypes, fcntl, json, os, resource, socket, struct, sys, time
+def attempts() -> dict[str, str]:
+    """Give every attempt by name."""
+    return PLACES | RIGHTS | system_calls()
+
+
+PROGRAM = r"""
+import ctypes, fcntl, glob, json, mmap, os, resource, socket, struct, sys, time
+import subprocess, tempfile
 libc = ctypes.CDLL(None, use_errno=True)
-FILE, ABSTRACT = sys.argv[2:]
+TOLD = json.loads(sys.argv[2])
 x86 = os.uname().machine == "x86_64"
 UNSHARE, CLONE, PERSONALITY, SOCKET = (272, 56, 135, 41) if x86 else (97, 220, 92, 198)
+KEYCTL, CAPSET = (250, 126) if x86 else (219, 91)
 def call(*words):
     ctypes.set_errno(0)
     if libc.syscall(*[ctypes.c_long(word) for word in words]) == -1:
@@ -124,6 +160,41 @@ def netlink_route():
     if code: raise OSError(-code, os.strerror(-code))
 def look_into(folder):
     if not os.listdir(folder): raise FileNotFoundError(2, "there is nothing in it")
+def listen_on(port):
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", port))
+    sock.listen()
+def find_in(name, text):
+    # Its own processes were told what to look for in their arguments.
+    for path in glob.glob("/proc/[0-9]*/" + name):
+        try:
+            with open(path, "rb") as file: data = file.read()
+        except OSError: continue
+        if text.encode() in data and b"import ctypes" not in data: return
+    raise FileNotFoundError(2, "no process has it")
+def run_setuid():
+    program = next(path for path in ("/usr/bin/su", "/bin/su") if os.stat(path).st_mode & 0o4000)
+    child = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
+    for _ in range(200):
+        time.sleep(0.01)
+        with open(f"/proc/{child.pid}/status") as file: status = file.read()
+        if "Name:\tsu\n" in status: break
+    child.stdin.close()
+    if "\nUid:\t" + str(os.getuid()) + "\t0\t" not in status:
+        raise PermissionError(1, "no more rights")
+def raise_capabilities():
+    head, sets = struct.pack("=Ii", 0x20080522, 0), struct.pack("=6I", 1 << 21, 1 << 21, 0, 0, 0, 0)
+    call(CAPSET, ctypes.cast(head, ctypes.c_void_p).value, ctypes.cast(sets, ctypes.c_void_p).value)
+def capable_file():
+    with tempfile.NamedTemporaryFile() as file:
+        wanted = struct.pack("<5I", 0x2000001, 1 << 21, 0, 0, 0)
+        os.setxattr(file.name, "security.capability", wanted)
+def int80():
+    if not x86: raise OSError(38, "this machine has no second entry")
+    code = mmap.mmap(-1, 4096, prot=7)
+    code.write(bytes.fromhex("b814000000cd80c3"))
+    ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))()
 def attempt(expression):
     child = os.fork()
     if child == 0:
@@ -138,7 +209,8 @@ print(json.dumps({name: attempt(text) for name, text in json.loads(sys.argv[1]).
 """
 """Tries what its first argument holds as JSON; prints each outcome: an error number, 0 for none.
 
-The others are a file and an abstract socket of this machine, which must not be seen inside.
+The second is what of this machine must not be seen inside: a file, a socket, and the name of an
+abstract socket, of a process and of a variable in its environment.
 """
 
 
@@ -148,8 +220,8 @@ def try_all(keeper: Keeper) -> dict[str, int]:
     Raises:
         SandboxError: The sandbox could not run the attempts at all.
     """
-    with canaries() as names:
-        argv = [image.inside_python().program, "-I", "-c", PROGRAM, json.dumps(attempts()), *names]
+    with canaries() as told:
+        argv = [image.inside_python().program, "-I", "-c", PROGRAM, *arguments(attempts(), told)]
         command = run(keeper, CommandSpec(argv), image.environment(has_opencode=False))
         code = command.wait(TIMEOUT_S)
     outputs = command.outputs()
@@ -160,26 +232,47 @@ def try_all(keeper: Keeper) -> dict[str, int]:
     return {str(name): int(outcome) for name, outcome in json.loads(text).items()}
 
 
+def arguments(chosen: Mapping[str, str], told: Mapping[str, str]) -> list[str]:
+    """Give what ``PROGRAM`` is started with, after its own text."""
+    return [json.dumps(chosen), json.dumps(told)]
+
+
 @contextlib.contextmanager
-def canaries() -> Iterator[tuple[str, str]]:
-    """Give a file that every user here may read, and the name of an abstract socket."""
+def canaries(user: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """Give what of this machine every user here may see: a file, sockets and a process.
+
+    ``user`` is the start of a command line that makes the process another user's.
+    """
     name = f"opencode-magic-canary-{secrets.token_hex(8)}"
     with (
-        tempfile.NamedTemporaryFile(prefix=f"{name}-", dir="/tmp") as file,
+        tempfile.TemporaryDirectory(prefix=f"{name}-", dir="/tmp") as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as abstract,
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+        _process([*user, *_WAITING, name], name),
     ):
-        os.fchmod(file.fileno(), 0o644)
-        listener.bind(f"\0{name}")
-        listener.listen()
-        yield file.name, name
+        Path(folder).chmod(0o755)
+        told = {"file": f"{folder}/file", "socket": f"{folder}/socket", "name": name}
+        Path(told["file"]).write_text(name)
+        Path(told["file"]).chmod(0o644)
+        abstract.bind(f"\0{name}")
+        listener.bind(told["socket"])
+        Path(told["socket"]).chmod(0o666)
+        for sock in (abstract, listener):
+            sock.listen()
+        yield told
+
+
+@contextlib.contextmanager
+def _process(argv: Sequence[str], name: str) -> Iterator[None]:
+    """Run a process that has a name in its arguments and in its environment."""
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, env={"PATH": os.defpath, "NAME": name}):
+        yield
 
 
 def judge(outcomes: Mapping[str, int]) -> tuple[Check, ...]:
     """Say of each attempt whether the wall held, and by which answer."""
     return tuple(
-        Check(
-            name, "ok", f"refused: {os.strerror(outcome)} ({errno.errorcode.get(outcome, outcome)})"
-        )
+        Check(name, "ok", f"refused: {_answer(outcome)}")
         if outcome not in {0, BROKEN}
         else Check(
             name,
@@ -189,3 +282,9 @@ def judge(outcomes: Mapping[str, int]) -> tuple[Check, ...]:
         )
         for name, outcome in outcomes.items()
     )
+
+
+def _answer(outcome: int) -> str:
+    if outcome > _SIGNALS:
+        return f"ended by {signal.Signals(outcome - _SIGNALS).name}"
+    return f"{os.strerror(outcome)} ({errno.errorcode.get(outcome, outcome)})"

@@ -12,6 +12,7 @@ import pytest
 
 from opencode_magic.local import walls
 from tests.local import keepers, readable
+from tests.local.servers import processes_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,9 @@ SHOWN_BY_CONTROL = {
     *("the firewall's port", "netfilter by netlink", "audit by netlink", "generic netlink"),
     *("another address", "ip_forward", "boot arguments", "sysfs", "another user"),
     *("the memory of process 1", "the files of process 1", "the environment of process 1"),
-    *("a core file", "the machine's name", "a file of this machine"),
+    *("a core file", "the machine's name", "a file of this machine", "a socket of this machine"),
+    *("the proxy's port", "raising a capability", "capabilities on a file"),
+    "the keyring of this machine",
     *(
         f"call {name}"
         for name in (
@@ -38,6 +41,11 @@ SHOWN_BY_CONTROL = {
     ),
 }
 """What succeeds in a bare namespace; the rest needs root, or a machine that has such a thing."""
+SHOWN_WITHOUT_NAMESPACE = {
+    *("a process of this machine", "the environment of this machine"),
+    *("an abstract socket of this machine", "new privileges by a setuid program"),
+}
+"""What a bare namespace already stops, and succeeds where there is none."""
 
 
 @pytest.fixture(scope="module")
@@ -78,39 +86,64 @@ def test_an_ordinary_users_wall_is_the_same(
     assert ordinary_outcomes[attempt] not in {0, walls.BROKEN}
 
 
+def control(chosen: dict[str, str], within: list[str], told: dict[str, str]) -> dict[str, int]:
+    """Make attempts as an ordinary user, without our walls."""
+    argv = [*within, readable.open_python(), "-I", "-c", walls.PROGRAM]
+    user = readable.drop() if os.geteuid() == 0 else []
+    said = subprocess.run(
+        [*user, *argv, *walls.arguments(chosen, told)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    outcomes: dict[str, int] = json.loads(said.stdout)
+    return outcomes
+
+
 def test_most_attempts_succeed_where_there_is_no_wall() -> None:
     """The control: in a bare namespace of an ordinary user the same program gets through."""
-    argv = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork"]
-    argv += ["--ipc", "--uts", "--mount-proc", "--kill-child", "--", readable.open_python()]
-    argv += ["-I", "-c", walls.PROGRAM, json.dumps(walls.attempts())]
-    user = readable.drop() if os.geteuid() == 0 else []
-    with walls.canaries() as names:
-        said = subprocess.run(
-            [*user, *argv, *names], capture_output=True, text=True, check=True, timeout=30
-        )
-    control = json.loads(said.stdout)
+    bare = ["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork"]
+    bare += ["--ipc", "--uts", "--mount-proc", "--kill-child", "--"]
+    with walls.canaries() as told:
+        seen = control(walls.attempts(), bare, told)
 
-    assert {name for name in SHOWN_BY_CONTROL if control[name] not in REACHED} == set()
-    assert control.keys() == walls.attempts().keys()
+    assert {name for name in SHOWN_BY_CONTROL if seen[name] not in REACHED} == set()
+    assert seen.keys() == walls.attempts().keys()
+
+
+def test_what_any_namespace_stops_succeeds_outside() -> None:
+    """The control of what is not there in a bare namespace either: the machine itself."""
+    chosen = {name: walls.attempts()[name] for name in SHOWN_WITHOUT_NAMESPACE}
+    with walls.canaries(readable.drop() if os.geteuid() == 0 else []) as told:
+        seen = control(chosen, [], told)
+
+    assert seen == dict.fromkeys(chosen, 0)
 
 
 def test_the_canaries_are_there_outside() -> None:
     """What must not be seen inside can be reached on this machine, until it is over."""
-    with walls.canaries() as (file, name):
-        mode = Path(file).stat().st_mode & 0o777
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect(f"\0{name}")
+    with walls.canaries() as told:
+        mode = Path(told["file"]).stat().st_mode & 0o777
+        running = processes_with(told["name"])
+        for address in ("\0" + told["name"], told["socket"]):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(address)
 
-    assert mode == 0o644
-    assert not Path(file).exists()
+    assert (mode, len(running)) == (0o644, 1)
+    assert not Path(told["file"]).exists()
+    assert processes_with(told["name"]) == []
     with socket.socket(socket.AF_UNIX) as sock, pytest.raises(ConnectionRefusedError):
-        sock.connect(f"\0{name}")
+        sock.connect("\0" + told["name"])
 
 
 def test_outcomes_become_checks() -> None:
     """What was refused is ok with the wall's answer; what worked is told plainly."""
-    refused, worked, broken = walls.judge({"a": errno.EPERM, "b": 0, "c": walls.BROKEN})
+    refused, worked, broken, killed = walls.judge(
+        {"a": errno.EPERM, "b": 0, "c": walls.BROKEN, "d": 128 + 31}
+    )
 
+    assert killed.detail == "refused: ended by SIGSYS"
     assert (refused.state, refused.detail) == ("ok", "refused: Operation not permitted (EPERM)")
     assert (worked.state, worked.detail) == ("blocked", "it worked")
     assert (broken.state, broken.detail) == ("blocked", "it could not be tried")
