@@ -8,6 +8,7 @@ runs on the Python of the sandbox's system (3.9 or later).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import select
@@ -27,6 +28,8 @@ MEMORY_FOLDERS = ("/tmp", "/dev/shm", "/run")  # noqa: S108 - a sandbox's own
 MEMORY_FILES_LIMIT = 300_000
 """Files in one folder that is memory: each takes a kilobyte of the kernel's that nobody counts."""
 _LOOK_INTERVAL_S = 0.5
+_EXEC_LOOK_S, _EXEC_LIMIT_S = 0.05, 20.0
+"""How often a forked process is looked at that does not get to its program, and for how long."""
 
 
 def main(channel_fd: int) -> NoReturn:
@@ -115,8 +118,7 @@ class _Spawner:
         if pid == 0:
             _become(message, fds, writing, limits=limits, program=program)
         os.close(writing)
-        with os.fdopen(reading, "rb") as pipe:
-            trouble = pipe.read().decode()
+        trouble = _read_trouble(reading, pid)
         if trouble:
             os.waitpid(pid, 0)
             stage, number = trouble.split(":")
@@ -143,6 +145,32 @@ class _Spawner:
             if pid in self._children:
                 self._children.discard(pid)
                 send_message(self._channel, {"event": "exited", "pid": pid, "code": _code(status)})
+
+
+def _read_trouble(reading: int, pid: int) -> str:
+    """Give what a forked process says before it is the program; empty where it got there.
+
+    Others of the sandbox have the same user, and may stop it on its way: then it is ended.
+    """
+    said, waited_s = b"", 0.0
+    while True:
+        ready, _, _ = select.select([reading], [], [], _EXEC_LOOK_S)
+        if ready:
+            data = os.read(reading, 256)
+            if not data:
+                os.close(reading)
+                return said.decode()
+            said += data
+            continue
+        waited_s += _EXEC_LOOK_S
+        if waited_s > _EXEC_LIMIT_S or _is_stopped(pid):
+            said = b"stopped on its way:%d" % errno.ECANCELED
+            os.kill(pid, signal.SIGKILL)
+
+
+def _is_stopped(pid: int) -> bool:
+    with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123 - light imports
+        return stat.read().rpartition(b")")[2].split()[0] in {b"T", b"t"}
 
 
 def _empty(folder: str) -> None:
