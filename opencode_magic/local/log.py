@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -14,18 +16,22 @@ if TYPE_CHECKING:
 Stream = Literal["stdout", "stderr"]
 MEMORY_BYTES = 256 * 1024
 """What a log keeps in memory before it moves to a file."""
+PIECE_BYTES = 64 * 1024
+"""Output of one stream is joined up to this size: a program that writes byte by byte makes few."""
+PIECES_LIMIT = 100_000
+"""Pieces beyond it are dropped, oldest first: so many are small ones of streams that take turns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A piece of output; ``index`` counts up from 0 over both streams in the order they came."""
+    """A piece of output; ``index`` is the place of its last byte, over both streams, from 0."""
 
     index: int
     stream: Stream
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Piece:
     stream: Stream
     start: int
@@ -43,15 +49,14 @@ class OutputLog:
         self.dropped_bytes = 0
         self._limit_bytes = limit_bytes
         self._pieces: deque[_Piece] = deque()
-        self._first_index = 0
         self._written_bytes = 0
         self._memory = bytearray()
         self._file: int | None = None
 
     @property
     def next_index(self) -> int:
-        """The index that the next output will have."""
-        return self._first_index + len(self._pieces)
+        """The index that a single byte more would have."""
+        return self._written_bytes
 
     @property
     def kept_bytes(self) -> int:
@@ -59,26 +64,31 @@ class OutputLog:
         return self._written_bytes - self._pieces[0].start if self._pieces else 0
 
     def append(self, stream: Stream, data: bytes) -> None:
-        """Keep a piece of output, and drop the oldest ones where the limit asks for it."""
-        data = data[-self._limit_bytes :]
+        """Keep a piece of output, and drop the oldest where a limit asks for it."""
         if self._file is None and self._written_bytes + len(data) > MEMORY_BYTES:
             self._move_to_file()
-        self._pieces.append(_Piece(stream, self._written_bytes, len(data)))
+        last = self._pieces[-1] if self._pieces else None
+        if last is not None and last.stream == stream and last.size + len(data) <= PIECE_BYTES:
+            last.size += len(data)
+        else:
+            self._pieces.append(_Piece(stream, self._written_bytes, len(data)))
         self._written_bytes += len(data)
-        while self._written_bytes - self._pieces[0].start > self._limit_bytes:
-            self.dropped_bytes += self._pieces.popleft().size
-            self._first_index += 1
+        self._drop()
         if self._file is None:
             self._memory += data
         else:
+            data = data[-self._limit_bytes :]
             self._write(self._written_bytes - len(data), data)
 
     def after(self, index: int) -> Iterator[Output]:
         """Give what is kept after an index, oldest first, read as it is asked for."""
-        skipped = max(0, index + 1 - self._first_index)
-        for number in range(skipped, len(self._pieces)):
-            piece = self._pieces[number]
-            yield Output(self._first_index + number, piece.stream, self._read(piece))
+        start = index + 1
+        number = bisect_right(self._pieces, start, key=lambda piece: piece.start) - 1
+        for piece in itertools.islice(self._pieces, max(0, number), None):
+            skipped = max(0, start - piece.start)
+            if skipped < piece.size:
+                found = self._read(piece.start + skipped, piece.size - skipped)
+                yield Output(piece.start + piece.size - 1, piece.stream, found)
 
     def close(self) -> None:
         """Give the file's room back. Nothing can be read afterwards. Twice is harmless."""
@@ -91,6 +101,18 @@ class OutputLog:
     def __del__(self) -> None:
         if self._file is not None:
             os.close(self._file)
+
+    def _drop(self) -> None:
+        excess = self.kept_bytes - self._limit_bytes
+        while excess > 0 or len(self._pieces) > PIECES_LIMIT:
+            oldest = self._pieces[0]
+            cut = oldest.size if len(self._pieces) > PIECES_LIMIT else min(excess, oldest.size)
+            oldest.start += cut
+            oldest.size -= cut
+            if not oldest.size:
+                self._pieces.popleft()
+            self.dropped_bytes += cut
+            excess -= cut
 
     def _move_to_file(self) -> None:
         with tempfile.TemporaryFile() as file:
@@ -107,13 +129,9 @@ class OutputLog:
             done = os.pwrite(self._file, view[: self._limit_bytes - at], at)
             view, start = view[done:], start + done
 
-    def _read(self, piece: _Piece) -> bytes:
+    def _read(self, start: int, size: int) -> bytes:
         if self._file is None:
-            return bytes(self._memory[piece.start : piece.start + piece.size])
-        at = piece.start % self._limit_bytes
-        data = os.pread(self._file, min(piece.size, self._limit_bytes - at), at)
-        return (
-            data
-            if len(data) == piece.size
-            else data + os.pread(self._file, piece.size - len(data), 0)
-        )
+            return bytes(self._memory[start : start + size])
+        at = start % self._limit_bytes
+        data = os.pread(self._file, min(size, self._limit_bytes - at), at)
+        return data if len(data) == size else data + os.pread(self._file, size - len(data), 0)

@@ -40,9 +40,9 @@ def test_stdout_and_stderr_stay_apart_and_in_order(box: Sandbox) -> None:
     command.wait(5)
 
     assert [(output.index, output.stream, output.data) for output in command.outputs()] == [
-        (0, "stdout", b"a\n"),
-        (1, "stderr", b"b\n"),
-        (2, "stdout", b"c\n"),
+        (1, "stdout", b"a\n"),
+        (3, "stderr", b"b\n"),
+        (5, "stdout", b"c\n"),
     ]
 
 
@@ -62,7 +62,7 @@ def test_output_can_be_followed_twice_and_from_the_middle(box: Sandbox) -> None:
 
     assert b"".join(output.data for output in command.follow()) == b"1\n2\n3\n"
     assert b"".join(output.data for output in command.follow()) == b"1\n2\n3\n"
-    assert b"".join(output.data for output in command.follow(after=0)) == b"2\n3\n"
+    assert b"".join(output.data for output in command.follow(after=1)) == b"2\n3\n"
 
 
 def test_everything_written_before_the_exit_is_kept(box: Sandbox) -> None:
