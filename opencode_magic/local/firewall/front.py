@@ -203,6 +203,8 @@ class Front:
             data = b""
         if not data:
             self._end_silent(waiting)
+        elif waiting.is_stalled and len(data) == waiting.seen_bytes:
+            return  # read before, and not worth another time
         elif not self._act(waiting, data):
             self._wait_for_more(waiting, len(data))
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 HELLO_LIMIT_BYTES = 65_536
 """A ClientHello that is longer is refused; real ones stay under 4 KB."""
+RECORDS_LIMIT = 1024
+"""A ClientHello in more records is refused; real ones have one or two, and each costs time."""
 
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
@@ -74,8 +76,11 @@ def parse_client_hello(data: bytes) -> Hello:  # noqa: PLR0911 - each return is 
 def _join_records(data: bytes) -> bytes | Incomplete | NotTls:
     """Give the handshake bytes so far, taken out of their TLS records."""
     joined = bytearray()
-    at = 0
+    at = records = 0
     while at < len(data):
+        records += 1
+        if records > RECORDS_LIMIT:
+            return NotTls("the ClientHello is in too many pieces")
         if data[at] != _HANDSHAKE:
             return NotTls("not TLS")
         head = data[at : at + _RECORD_HEAD_BYTES]

@@ -92,6 +92,25 @@ def test_slow_and_silent_connections_hold_nothing_up(wall: Wall) -> None:
     assert took_s < 1.0
 
 
+@pytest.mark.parametrize("record_bytes", [1, 60])
+def test_half_a_hello_in_many_records_costs_little(wall: Wall, record_bytes: int) -> None:
+    """A hello in thousands of records, which never ends, leaves the others fast."""
+    piece = b"\x16\x03\x01" + record_bytes.to_bytes(2, "big") + b"a" * record_bytes
+    data = b"\x16\x03\x01\0\4\1\0\xff\xff" + piece * (60_000 // len(piece))
+    with contextlib.ExitStack() as stack:
+        for _ in range(150):
+            sock = stack.enter_context(wall.open())
+            with contextlib.suppress(OSError):
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+        started = time.monotonic()
+        for _ in range(3):
+            assert is_alive(wall)
+        took_s = time.monotonic() - started
+
+    assert took_s < 1.0
+
+
 def test_too_many_waiting_connections_push_the_oldest_out(outside: Outside) -> None:
     """The number of connections without a verdict is bounded, and each loser is on record."""
     with firewall(outside, POLICY) as wall, contextlib.ExitStack() as stack:

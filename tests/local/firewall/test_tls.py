@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opencode_magic.local.firewall.tls import (
+    RECORDS_LIMIT,
     ClientHello,
     Incomplete,
     NotTls,
@@ -39,6 +40,15 @@ def test_any_fragmentation_gives_the_same_hello(record_bytes: int, data: st.Data
     assert parse_client_hello(whole) == ClientHello("api.example.com")
     assert parse_client_hello(whole + b"more") == ClientHello("api.example.com")
     assert parse_client_hello(part) == Incomplete()
+
+
+def test_a_hello_in_thousands_of_records_is_refused() -> None:
+    """Its parts are joined anew whenever more of it comes: there is an end to that."""
+    one = b"\x16\x03\x01\0\4\1\0\x10\0"
+    tail = b"\x16\x03\x01\0\1a"
+
+    assert parse_client_hello(one + tail * (RECORDS_LIMIT - 1)) == Incomplete()
+    assert isinstance(parse_client_hello(one + tail * RECORDS_LIMIT), NotTls)
 
 
 def test_an_encrypted_hello_is_noticed() -> None:
