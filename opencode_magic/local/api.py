@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount
+from starlette.routing import Mount, Router
 
 from opencode_magic.errors import OpencodeMagicError
 from opencode_magic.local.api_commands import command_routes
@@ -82,7 +82,8 @@ def build_app(options: ApiOptions, activity: Activity) -> ASGIApp:
         *(local_routes() if options.has_extras else []),
     ]
     app = Starlette(
-        routes=[Mount("/api", routes=routes)],
+        # The SDK follows no redirection, so that none is better than one to the right path.
+        routes=[Mount("/api", app=Router(routes, redirect_slashes=False))],
         exception_handlers={
             ApiError: _api_error,
             OpencodeMagicError: _our_error,
@@ -92,6 +93,7 @@ def build_app(options: ApiOptions, activity: Activity) -> ASGIApp:
             500: _bug,
         },
     )
+    app.router.redirect_slashes = False
     app.state.registry = options.registry
     app.state.may_reach_loopback = options.has_extras
     app.state.info = options.info

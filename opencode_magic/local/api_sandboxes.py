@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -18,6 +16,7 @@ from opencode_magic.local.bodies import (
     parse_update,
     read_policy,
 )
+from opencode_magic.local.pages import take_page
 from opencode_magic.local.payloads import (
     ApiError,
     bad_request,
@@ -31,15 +30,14 @@ from opencode_magic.local.retention import parse_expiration
 from opencode_magic.local.threads import in_thread, wait_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from starlette.requests import Request
 
     from opencode_magic.local.state import View
 
-PAGE_DEFAULT = 20
-PAGE_LIMIT = 50
-T = TypeVar("T")
+EXTENSION_LEAST_MS = 1000
+SORT_KEYS = {"createdAt", "name", "statusUpdatedAt", "currentSnapshotId"}
 
 
 def sandbox_routes() -> list[Route]:
@@ -91,14 +89,10 @@ async def query(request: Request) -> Response:
     params = request.query_params
     views = [view for view in registry_of(request).views() if _fits(request, view)]
     sort_by = params.get("sortBy", "createdAt")
-    if sort_by not in {"createdAt", "name", "statusUpdatedAt", "currentSnapshotId"}:
+    if sort_by not in SORT_KEYS:
         raise bad_request(f"unknown sortBy {sort_by!r}")
     payloads = [sandbox_payload(view.sandbox, view.session) for view in views]
-    payloads.sort(
-        key=lambda item: (str(item.get(sort_by, "")), str(item["name"])),
-        reverse=params.get("sortOrder", "desc") == "desc",
-    )
-    page, pagination = _page(request, payloads)
+    page, pagination = take_page(params, payloads, sort_by=sort_by, id_key="name")
     return JSONResponse({"sandboxes": page, "pagination": pagination})
 
 
@@ -140,9 +134,10 @@ async def delete(request: Request) -> Response:
 
 async def query_sessions(request: Request) -> Response:
     """List sessions, newest first, one page."""
-    views = registry_of(request).sessions(request.query_params.get("name"))
-    payloads = [session_payload(view.session, view.sandbox) for view in _ordered(request, views)]
-    page, pagination = _page(request, payloads)
+    params = request.query_params
+    views = registry_of(request).sessions(params.get("name"))
+    payloads = [session_payload(view.session, view.sandbox) for view in views]
+    page, pagination = take_page(params, payloads, sort_by="requestedAt", id_key="id")
     return JSONResponse({"sessions": page, "pagination": pagination})
 
 
@@ -163,7 +158,7 @@ async def stop(request: Request) -> Response:
 async def extend(request: Request) -> Response:
     """Let a session live longer."""
     body = await read_json(request)
-    duration = duration_ms(body.get("duration"), "duration")
+    duration = duration_ms(body.get("duration"), "duration", least=EXTENSION_LEAST_MS)
     view = await in_thread(registry_of(request).extend, session_id_of(request), duration)
     return JSONResponse(_session(view))
 
@@ -188,8 +183,9 @@ async def take_snapshot(request: Request) -> Response:
 
 async def query_snapshots(request: Request) -> Response:
     """List snapshots, newest first, one page."""
-    found = registry_of(request).snapshots.all(request.query_params.get("name"))
-    page, pagination = _page(request, [snapshot_payload(i) for i in _ordered(request, found)])
+    params = request.query_params
+    payloads = [snapshot_payload(i) for i in registry_of(request).snapshots.all(params.get("name"))]
+    page, pagination = take_page(params, payloads, sort_by="createdAt", id_key="id")
     return JSONResponse({"snapshots": page, "pagination": pagination})
 
 
@@ -242,28 +238,7 @@ def _fits(request: Request, view: View) -> bool:
     if project_id and view.sandbox.project_id not in {"", project_id}:
         return False
     for item in params.getlist("tags"):
-        key, has_value, value = item.partition(":")
-        if key not in view.sandbox.tags or (has_value and view.sandbox.tags[key] != value):
+        # The colon that divides may be any of them: both sides may have some of their own.
+        if item not in {f"{key}:{value}" for key, value in view.sandbox.tags.items()}:
             return False
     return True
-
-
-def _ordered(request: Request, items: Sequence[T]) -> list[T]:
-    is_oldest_first = request.query_params.get("sortOrder", "desc") == "asc"
-    return list(items) if is_oldest_first else list(reversed(items))
-
-
-def _page(request: Request, items: Sequence[T]) -> tuple[list[T], dict[str, object]]:
-    """Cut one page; a cursor is the place of its first item."""
-    params = request.query_params
-    try:
-        limit = int(params.get("limit", PAGE_DEFAULT))
-        start = int(base64.b64decode(params["cursor"], validate=True)) if "cursor" in params else 0
-    except (ValueError, binascii.Error) as exc:
-        raise bad_request("limit or cursor is malformed") from exc
-    if not 1 <= limit <= PAGE_LIMIT or start < 0:
-        raise bad_request(f"limit must be from 1 to {PAGE_LIMIT}")
-    page = list(items[start : start + limit])
-    has_more = start + limit < len(items)
-    following = base64.b64encode(str(start + limit).encode()).decode() if has_more else None
-    return page, {"count": len(page), "next": following, "prev": None}

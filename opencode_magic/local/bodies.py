@@ -31,6 +31,8 @@ TIMEOUT_LIMIT_MS = 7 * 24 * 3_600_000
 PORTS_LIMIT = 15
 TAGS_LIMIT = 5
 RESERVED_PORT = 23456
+_OWN_NAMES = {"sessions", "snapshots", "drives"}
+"""What stands in the place of a name in the paths of other calls."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -82,9 +84,7 @@ def parse_create(value: object) -> CreateRequest:
     for key in ("mounts", "networkId"):
         if body.get(key):
             raise ApiError(501, "not_implemented", f"{key} is not available in the local home")
-    image = body.get("image")
-    if image is not None and not _text(image, "image").startswith(IMAGE):
-        raise bad_request(f"image {image!r} is not available in the local home")
+    _check_image(body.get("image"))
     return CreateRequest(
         name=parse_name(body["name"]) if body.get("name") else new_name(),
         project_id=_text(body.get("projectId") or "", "projectId"),
@@ -142,7 +142,7 @@ def parse_fork(value: object) -> tuple[str, dict[str, object]]:
     """
     body = dict(mapping(value, "the body"))
     name = body.pop("name", None)
-    body.pop("image", None)
+    _check_image(body.pop("image", None))
     changes = parse_update(body)
     changes.pop("snapshot_id", None)
     return (parse_name(name) if name else new_name()), changes
@@ -219,6 +219,8 @@ def parse_name(value: object) -> str:
     name = _text(value, "name")
     if not _NAME.fullmatch(name):
         raise bad_request("name must be 1 to 128 letters, digits, '.', '_' or '-'")
+    if name in _OWN_NAMES:
+        raise bad_request(f"name {name!r} is the API's own")
     return name
 
 
@@ -238,15 +240,15 @@ def parse_env(value: object) -> Mapping[str, str]:
     return env
 
 
-def duration_ms(value: object, where: str) -> int:
-    """Parse a positive number of milliseconds.
+def duration_ms(value: object, where: str, *, least: int = 1) -> int:
+    """Parse a number of milliseconds, from ``least`` to what a sandbox may live.
 
     Raises:
         ApiError: It is not one.
     """
     number = _int(value, where)
-    if not 0 < number <= TIMEOUT_LIMIT_MS:
-        raise bad_request(f"{where} must be from 1 to {TIMEOUT_LIMIT_MS} milliseconds")
+    if not least <= number <= TIMEOUT_LIMIT_MS:
+        raise bad_request(f"{where} must be from {least} to {TIMEOUT_LIMIT_MS} milliseconds")
     return number
 
 
@@ -298,6 +300,11 @@ def _check_forward(host: str, url: str, may_reach_loopback: bool) -> None:  # no
             f"networkPolicy: only a host under '.internal' may lead to a loopback address, "
             f"not {host!r}"
         )
+
+
+def _check_image(image: object) -> None:
+    if image is not None and not re.fullmatch(f"{IMAGE}([:@].*)?", _text(image, "image")):
+        raise bad_request(f"image {image!r} is not available in the local home")
 
 
 def _snapshot_of(body: Mapping[str, object]) -> str:

@@ -17,7 +17,7 @@ from opencode_magic.local.ledger import Ledger, begin_session, now_ms, require_s
 from opencode_magic.local.leftovers import start_ticks
 from opencode_magic.local.name_locks import NameLocks
 from opencode_magic.local.payloads import ApiError, bad_request
-from opencode_magic.local.snapshots import Snapshots
+from opencode_magic.local.snapshots import Snapshots, nothing_saved
 from opencode_magic.local.sources import fetch
 from opencode_magic.local.state import View
 from opencode_magic.local.store import Kept, Store, remove_tree
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from opencode_magic.core.policy import NetworkPolicy
     from opencode_magic.local.bodies import CreateRequest
     from opencode_magic.local.box import Box, BoxFactory
+    from opencode_magic.local.sources import Source
     from opencode_magic.local.state import Sandbox, Session, Snapshot
 
 log = logging.getLogger(__name__)
@@ -89,22 +90,7 @@ class Registry:
                 raise ApiError(503, "server_ending", "the server is ending")
             if self._ledger.has(request.name):
                 raise ApiError(409, "conflict", f"a sandbox of the name {request.name!r} exists")
-            sandbox = sandbox_of(request, now_ms())
-            box = self._start_box(sandbox, "")
-            try:
-                if request.snapshot_id:
-                    # Nobody can run anything in it yet.
-                    self.snapshots.unfold(
-                        request.snapshot_id, box.box_id, owner=box.keeper.uid, moment_ms=now_ms()
-                    )
-                if request.source is not None:
-                    fetch(box, request.source)
-                return self._adopt(box, sandbox)
-            except BaseException:
-                box.close()
-                remove_tree(self._store.boxes / box.box_id)
-                self._upkeep.refill()
-                raise
+            return self._begin(sandbox_of(request, now_ms()), request.source)
 
     def fork(self, source: str, name: str, changes: Mapping[str, object]) -> View:
         """Create a sandbox like another one, from that one's saved files.
@@ -116,10 +102,10 @@ class Registry:
             view = self.get(source)
             require_secrets(view.sandbox, changes.keys())
             snapshot_id = view.sandbox.snapshot_id
-            if not snapshot_id and view.sandbox.is_persistent and not view.session.is_live:
-                snapshot_id = self._fold(view, None).snapshot_id
+            if not view.session.is_live and not view.sandbox.is_to_restore:
+                snapshot_id = self.snapshots.end_of(view, now_ms()) or snapshot_id
             if not snapshot_id:
-                raise _nothing_saved("fork")
+                raise nothing_saved("fork")
         made = self.create(forked(view.sandbox, name, snapshot_id, changes))
         self._upkeep.retain(source)
         return made
@@ -144,8 +130,10 @@ class Registry:
             if view.session.status == "running":
                 return view
             if not (view.sandbox.is_persistent or view.sandbox.snapshot_id):
-                raise _nothing_saved("resume")
+                raise nothing_saved("resume")
             require_secrets(view.sandbox)
+            if view.sandbox.is_to_restore:
+                return self._restore(view)
             box = self._start_box(view.sandbox, view.session.box_id)
             return replace(self._adopt(box, view.sandbox), is_resumed=True)
 
@@ -159,6 +147,7 @@ class Registry:
             wanted = changes.get("snapshot_id")
             if isinstance(wanted, str):
                 self.snapshots.get(wanted)
+                changes = {**changes, "is_to_restore": True}
             lost = self._ledger.sandbox(name).lost - changes.keys()
             sandbox = self._ledger.change_sandbox(name, **{**changes, "lost": lost})
             box = self._boxes.get(sandbox.session_id)
@@ -184,8 +173,10 @@ class Registry:
                 kept = self._store.keep(name, home, now_ms())
             self._erase(name)
             self._discards.discard(name)
+            in_use = {view.sandbox.snapshot_id for view in self.views()}
             for item in self.snapshots.all(name) if with_snapshots else []:
-                self.snapshots.delete(item.snapshot_id)
+                if item.snapshot_id not in in_use:
+                    self.snapshots.delete(item.snapshot_id)
             return view, kept
 
     def set_keep(self, name: str, *, is_kept: bool) -> None:
@@ -201,10 +192,6 @@ class Registry:
     def views(self) -> list[View]:
         """Give all sandboxes in the order of their creation."""
         return [self._view(*pair) for pair in self._ledger.pairs()]
-
-    def running(self) -> list[View]:
-        """Give the sandboxes that run."""
-        return [view for view in self.views() if view.session.status == "running"]
 
     def session(self, session_id: str) -> View:
         """Give a session.
@@ -285,10 +272,11 @@ class Registry:
             self._ledger.set_status(session_id, "snapshotting", "a snapshot was taken")
             self._close_box(session_id)
             try:
-                snapshot = self._fold(view, expiration_ms)
+                snapshot = self.snapshots.fold_end(view, now_ms(), expiration_ms)
             finally:
                 self._ledger.set_status(session_id, "stopped", "a snapshot was taken")
-            self._ledger.change_sandbox(view.sandbox.name, snapshot_id=snapshot.snapshot_id)
+            saved = {"snapshot_id": snapshot.snapshot_id, "is_to_restore": False}
+            self._ledger.change_sandbox(view.sandbox.name, **saved)
             self._upkeep.retain(view.sandbox.name)
             return snapshot, self.session(session_id)
 
@@ -306,6 +294,34 @@ class Registry:
             self._stop_quietly(session_id, "its execution time limit was reached")
         for session_id in dead:
             self._stop_quietly(session_id, "its keeper ended")
+
+    def _begin(self, sandbox: Sandbox, source: Source | None = None) -> View:
+        """Start a sandbox on a folder of its own, with its snapshot's files and what is fetched."""
+        box = self._start_box(sandbox, "")
+        try:
+            if sandbox.snapshot_id:
+                # Nobody can run anything in it yet.
+                self.snapshots.unfold(
+                    sandbox.snapshot_id, box.box_id, owner=box.keeper.uid, moment_ms=now_ms()
+                )
+            if source is not None:
+                fetch(box, source)
+            return self._adopt(box, sandbox)
+        except BaseException:
+            box.close()
+            remove_tree(self._store.boxes / box.box_id)
+            self._upkeep.refill()
+            raise
+
+    def _restore(self, view: View) -> View:
+        """Start a sandbox again from the snapshot that was chosen; what it had is saved first."""
+        if not self.snapshots.has(view.sandbox.snapshot_id):
+            raise nothing_saved("resume")
+        with self.snapshots.held(view.sandbox.snapshot_id):
+            self.snapshots.end_of(view, now_ms())
+            made = self._begin(replace(view.sandbox, is_to_restore=False))
+        self._upkeep.retain(view.sandbox.name)
+        return replace(made, is_resumed=True)
 
     def _start_box(self, sandbox: Sandbox, box_id: str) -> Box:
         """Start a sandbox's processes, on a folder of its own or on the one of this name."""
@@ -365,15 +381,6 @@ class Registry:
             self._factory.drop_spare()
             self._upkeep.refill()
 
-    def _fold(self, view: View, expiration_ms: int | None) -> Snapshot:
-        return self.snapshots.fold(
-            view.sandbox,
-            view.session.session_id,
-            view.session.box_id,
-            moment_ms=now_ms(),
-            expiration_ms=expiration_ms,
-        )
-
     def _erase(self, name: str) -> None:
         gone = self._ledger.erase(name)
         for session in gone:
@@ -390,7 +397,3 @@ class Registry:
             self.stop(session_id, reason)
         except OpencodeMagicError as exc:
             log.warning("session %s could not be stopped: %s", session_id, exc)
-
-
-def _nothing_saved(wish: str) -> ApiError:
-    return ApiError(410, "snapshot_not_found", f"Cannot {wish} sandbox: no snapshot available.")

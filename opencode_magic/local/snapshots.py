@@ -19,7 +19,7 @@ from opencode_magic.local.store import copy_tree, measure, remove_tree
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from opencode_magic.local.state import Sandbox
+    from opencode_magic.local.state import Sandbox, View
     from opencode_magic.local.store import Store
 
 SAVED = ("home", "tmp")
@@ -40,6 +40,11 @@ class Snapshots:
         with self._lock:
             found = [item for item in self._items.values() if name in {None, item.sandbox_name}]
         return sorted(found, key=lambda item: item.created_ms)
+
+    def has(self, snapshot_id: str) -> bool:
+        """Whether there is such a snapshot."""
+        with self._lock:
+            return snapshot_id in self._items
 
     def get(self, snapshot_id: str) -> Snapshot:
         """Give a snapshot.
@@ -117,6 +122,27 @@ class Snapshots:
         self._keep(snapshot)
         return snapshot
 
+    def fold_end(self, view: View, moment_ms: int, expiration_ms: int | None = None) -> Snapshot:
+        """Save the files of a sandbox's last session, which has ended; see `fold`."""
+        return self.fold(
+            view.sandbox,
+            view.session.session_id,
+            view.session.box_id,
+            moment_ms=moment_ms,
+            expiration_ms=expiration_ms,
+        )
+
+    def end_of(self, view: View, moment_ms: int) -> str:
+        """Give the snapshot of a session's end, made now where a persistent sandbox has none.
+
+        Returns:
+            Its id; empty where the sandbox is not persistent and nothing was saved.
+        """
+        for item in self.all(view.sandbox.name):
+            if item.session_id == view.session.session_id:
+                return item.snapshot_id
+        return self.fold_end(view, moment_ms).snapshot_id if view.sandbox.is_persistent else ""
+
     def unfold(self, snapshot_id: str, box_id: str, *, owner: int, moment_ms: int) -> None:
         """Copy a snapshot's files to the folder of a sandbox in which nothing was run yet.
 
@@ -190,6 +216,11 @@ def _used(snapshot: Snapshot, moment_ms: int) -> Snapshot:
         lifetime = snapshot.expires_ms - snapshot.created_ms  # from a record without the field
     expires_ms = moment_ms + lifetime if lifetime else None
     return replace(snapshot, last_used_ms=moment_ms, expires_ms=expires_ms, lifetime_ms=lifetime)
+
+
+def nothing_saved(wish: str) -> ApiError:
+    """Give the error of a sandbox that has no files to do this with."""
+    return ApiError(410, "snapshot_not_found", f"Cannot {wish} sandbox: no snapshot available.")
 
 
 def _missing() -> ApiError:

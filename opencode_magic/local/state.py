@@ -69,6 +69,8 @@ class Sandbox:
     snapshot_id: str = ""
     snapshot_expiration_ms: int | None = None
     keep_last_snapshots: Mapping[str, object] | None = None
+    is_to_restore: bool = False
+    """An update named the snapshot: the next session starts from it, not from the last's end."""
     lost: frozenset[str] = frozenset()
     """Fields whose secret values went with the server that knew them: ``env``, ``policy``."""
 
@@ -120,6 +122,7 @@ def sandbox_to_json(sandbox: Sandbox) -> dict[str, object]:
         "tags": dict(sandbox.tags),
         "ports": list(sandbox.ports),
         "snapshot_id": sandbox.snapshot_id,
+        "is_to_restore": sandbox.is_to_restore,
         "snapshot_expiration_ms": sandbox.snapshot_expiration_ms,
         "keep_last_snapshots": sandbox.keep_last_snapshots,
         "lost": sorted(sandbox.lost | _secret_fields(sandbox)),
