@@ -48,6 +48,9 @@ class Connection:
     demo_model_url: str = ""
     has_opencode: bool = False
     """Whether the home's image is known to hold the pinned OpenCode."""
+    successor: Callable[[], Connection | None] = lambda: None
+    """Connects to the server that follows one that has ended, and knows what that left behind;
+    None where it has not ended."""
 
     def close(self) -> None:
         """Close the client's connections. Never raises."""
@@ -81,7 +84,16 @@ def connect(settings: Settings, home: Home, *, opencode: Path | None = None) -> 
     if home == "cloud":
         return connect_cloud(settings)
     server = ensure_server(settings, opencode=opencode)
-    return connect_local(server)
+    connection = connect_local(server)
+
+    def successor() -> Connection | None:
+        reap()
+        if Path(f"/proc/{server.pid}").exists():
+            return None
+        return connect(settings, home, opencode=opencode)
+
+    connection.successor = successor
+    return connection
 
 
 def connect_cloud(settings: Settings) -> Connection:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from opencode_magic.errors import SandboxConnectionError
 from opencode_magic.sandbox.faults import describe
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def destroy(
     budget_s: float,
     may_appear: bool = False,
     discard: bool = False,
+    may_restart: bool = False,
 ) -> Ended:
     """Destroy a sandbox by name, whatever is known of it. Never raises.
 
@@ -56,6 +58,7 @@ def destroy(
         budget_s: Wait at most so long.
         may_appear: Its creation may still be under way, so that "not found" is asked again.
         discard: Have the local home delete the agent's files too.
+        may_restart: Where the local server has ended, start one: it knows where the files are.
     """
     ended = [Ended("the home did not answer in time")]
     deadline = time.monotonic() + budget_s
@@ -63,7 +66,7 @@ def destroy(
     def work() -> None:
         while True:
             try:
-                kept = _destroy(connection, name, discard=discard)
+                kept = _destroy(connection, name, discard=discard, may_restart=may_restart)
             except Exception as exc:  # noqa: BLE001 - a thread's outer edge; reported to the caller
                 ended[0] = Ended(describe(exc).message)
             else:
@@ -85,10 +88,19 @@ def still_there(name: str, why: str) -> str:
     return f"sandbox {name.removeprefix('ocm-')} may still run until its time is up: {why}"
 
 
-def _destroy(connection: Connection, name: str, *, discard: bool) -> str | None:
+def _destroy(connection: Connection, name: str, *, discard: bool, may_restart: bool) -> str | None:
     """Give where the files are kept, or None where there is no such sandbox."""
     if connection.local is not None:
-        return connection.local.destroy(name, discard=discard)
+        try:
+            return connection.local.destroy(name, discard=discard)
+        except SandboxConnectionError:
+            successor = connection.successor() if may_restart else None
+            if successor is None:
+                raise
+        try:
+            return _destroy(successor, name, discard=discard, may_restart=False)
+        finally:
+            successor.close()
     try:
         connection.client.get_sandbox(name=name).destroy(delete_orphan_snapshots=True)
     except Exception as exc:

@@ -223,10 +223,11 @@ class Sandbox:
             if self._terminated is not None:
                 return self._terminated
             notes: list[str] = []
-            has_work = keep and not self._is_lost
+            has_work = keep
             try:
                 self._heartbeat.stop()
-                has_work = has_work and self._keep_what_is_there(notes)
+                if keep and not self._is_lost:
+                    has_work = self._keep_what_is_there(notes)
                 self._close_feed()
             finally:
                 report = self._destroy(notes, timeout_s=timeout_s, discard=not has_work)
@@ -242,9 +243,16 @@ class Sandbox:
     def _destroy(self, notes: list[str], *, timeout_s: float, discard: bool) -> Terminated:
         parts = self._parts
         ended = ending.Ended()
-        if not self._is_lost:
-            ended = ending.destroy(parts.connection, self.name, budget_s=timeout_s, discard=discard)
-        if ended.kept:
+        if not self._is_lost or self.home == "local":
+            # The local home has the files also of a sandbox that has ended.
+            ended = ending.destroy(
+                parts.connection,
+                self.name,
+                budget_s=timeout_s,
+                discard=discard,
+                may_restart=True,
+            )
+        if ended.kept and (not self._is_lost or workspace.has_files(ended.kept)):
             notes.append(f"the agent's files: {ended.kept}/workspace")
         report = _report(self.name, ended, notes)
         if not ended.left or self.home == "local":

@@ -60,6 +60,14 @@ def has_work(session: SyncSandboxRuntimeSession, place: Place) -> bool:
     return done.returncode == 0
 
 
+def has_files(kept: str) -> bool:
+    """Whether there is anything in a workspace that the local home keeps."""
+    try:
+        return any(path.name != ".git" for path in Path(kept, "workspace").iterdir())
+    except OSError:
+        return False
+
+
 def keep(session: SyncSandboxRuntimeSession, place: Place, state_dir: Path, name: str) -> Path:
     """Copy the workspace out as ``kept/NAME/workspace.tar.gz``.
 

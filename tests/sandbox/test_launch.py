@@ -405,6 +405,26 @@ def test_killed_local_server_is_noticed(local: LaunchRequest) -> None:
     assert gone.removed != ()
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_work_outlives_a_killed_local_server(local: LaunchRequest, *, keep: bool) -> None:
+    """Where the local server was killed the agent's files are found, and told or deleted."""
+    sandbox = launch(local, quick_server(), Events())
+    server = find_server(local.settings)
+    assert server is not None
+    sandbox._parts.session.fs.write_text("workspace/work.txt", "mine")
+    os.kill(server.pid, signal.SIGKILL)
+
+    gone = sandbox.terminate(keep=keep)
+
+    local_dir = local.settings.state_dir / "local"
+    found = [path.read_text() for path in local_dir.rglob("work.txt")]
+    kept = [Path(line.removeprefix("the agent's files: ")) for line in gone.kept]
+    assert gone.removed != ()
+    assert [(path / "work.txt").read_text() for path in kept] == ["mine"] * keep
+    assert found == ["mine"] * keep
+    assert live_sandboxes(local) == []
+
+
 def test_work_is_kept_when_it_ends(local: LaunchRequest) -> None:
     """What stands in the workspace at the end is kept in the user's state folder."""
     sandbox = launch(local, quick_server(), Events())
