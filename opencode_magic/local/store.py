@@ -142,15 +142,17 @@ class Store:
                 found.append(Kept(**json.loads(path.read_bytes())))
         return sorted(found, key=lambda kept: kept.kept_ms)
 
-    def sweep(self, box_ids: set[str], now_ms: int) -> None:
+    def sweep(self, box_ids: set[str], now_ms: int, *, started_ms: int = 0) -> None:
         """Remove what nothing refers to: boxes beside the given ones, and kept files past due.
 
-        A folder that was made a moment ago may belong to a sandbox that is being created, and one
-        that a record names which cannot be read is left to whoever can.
+        A folder that was made a moment ago may belong to a sandbox that is being created, unless
+        it is older than this server; one that a record names which cannot be read is left to
+        whoever can.
         """
+        settled_ms = max(started_ms, now_ms - SETTLED_MS)
         aside = [_text_of(path) for path in self._sandboxes.glob("*.unreadable")]
         for folder in self.boxes.iterdir():
-            is_settled = folder.lstat().st_mtime * 1000 < now_ms - SETTLED_MS
+            is_settled = folder.lstat().st_mtime * 1000 < settled_ms
             is_named = any(folder.name in text for text in aside)
             if folder.name not in box_ids and is_settled and not is_named:
                 remove_tree(folder)

@@ -32,6 +32,7 @@ class Upkeep:
         self._refill = threading.Event()
         self._ending = threading.Event()
         self._next_sweep = 0.0
+        self._started_ms = now_ms()
 
     def start(self) -> None:
         """Begin."""
@@ -66,7 +67,8 @@ class Upkeep:
             self.retain(view.sandbox.name)
         self._registry.snapshots.expire(moment)
         in_use = {view.session.box_id for view in self._registry.sessions()}
-        self._store.sweep(in_use | {self._factory.spare_id}, moment)
+        boxes = in_use | {self._factory.spare_id}
+        self._store.sweep(boxes, moment, started_ms=self._started_ms)
 
     def _watch(self) -> None:
         while not self._ending.wait(TICK_S):

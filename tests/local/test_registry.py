@@ -219,6 +219,18 @@ def test_lost_folders_are_swept_and_fresh_ones_are_not(store: Store) -> None:
     assert [path.name for path in store.boxes.iterdir()] == ["box_used"]
 
 
+def test_folders_older_than_the_server_are_swept(store: Store) -> None:
+    """What another server was just making when it was killed is nobody's."""
+    fill(store.boxes / "box_lost")
+    made_ms = int((store.boxes / "box_lost").stat().st_mtime * 1000)
+    store.sweep(set(), made_ms, started_ms=made_ms - 1000)
+    fresh = [path.name for path in store.boxes.iterdir()]
+    store.sweep(set(), made_ms + 2000, started_ms=made_ms + 1000)
+
+    assert fresh == ["box_lost"]
+    assert list(store.boxes.iterdir()) == []
+
+
 def test_folder_of_an_unreadable_record_is_left(store: Store, tmp_path: Path) -> None:
     """Files whose record cannot be read, as after a downgrade, are not taken for lost."""
     fill(store.boxes / "box_bad", work="work")
