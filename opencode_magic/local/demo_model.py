@@ -22,11 +22,16 @@ from opencode_magic.local.demo_script import answer
 from opencode_magic.local.demo_wire import protocol_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from opencode_magic.local.demo_answer import Asked
     from opencode_magic.local.demo_wire import Protocol, Stream
 
-LARGEST_BODY_BYTES = 256 * 1024 * 1024
+LARGEST_BODY_BYTES = 16 * 1024 * 1024
+BODIES_BYTES = 64 * 1024 * 1024
+"""All bodies that are being read, together: an agent may send many at once."""
+BODY_TIMEOUT_S = 60.0
+CONNECTIONS_LIMIT = 256
 SEEN_KEPT = 200
 FLUSH_BYTES = 16 * 1024
 
@@ -120,6 +125,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], model: DemoModel) -> None:
         self.model = model
         self._open: set[socket.socket] = set()
+        self._bodies_bytes = 0
         self._lock = threading.Lock()
         super().__init__(address, _Handler)
 
@@ -129,6 +135,23 @@ class _Server(ThreadingHTTPServer):
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "localhost", self.server_address[1]
+
+    def verify_request(self, *_: object) -> bool:
+        """Let no more in than there may be threads for."""
+        return len(self._open) < CONNECTIONS_LIMIT
+
+    @contextlib.contextmanager
+    def room(self, size: int) -> Iterator[bool]:
+        """Say whether a body of this size may be read; its room is given back at the end."""
+        with self._lock:
+            has_room = 0 <= size <= LARGEST_BODY_BYTES
+            has_room = has_room and self._bodies_bytes + size <= BODIES_BYTES
+            self._bodies_bytes += size if has_room else 0
+        try:
+            yield has_room
+        finally:
+            with self._lock:
+                self._bodies_bytes -= size if has_room else 0
 
     def opened(self, connection: socket.socket) -> None:
         with self._lock:
@@ -176,13 +199,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(200, {"scripted": True, "about": "a scripted demo model, not a real one"})
 
     def do_POST(self) -> None:
-        model, protocol = self.server.model, protocol_for(self.path)
-        body = self._body()
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        if protocol is None:
+        protocol = protocol_for(self.path)
+        length = self.headers.get("content-length") or "0"
+        size = int(length) if length.isdecimal() else -1
+        with self.server.room(size) as has_room:
+            body = self._body(size) if has_room else {}
+            asked = None if protocol is None else protocol.parse(body)
+        if not has_room:
+            self.close_connection = True
+            self._reply(413, {"error": {"message": "too much at once (scripted)"}})
+        elif protocol is None or asked is None:
             self._reply(404, {"error": {"message": f"no such path: {self.path}"}})
-            return
-        asked = protocol.parse(body)
+        else:
+            self._answer(protocol, asked)
+
+    def _answer(self, protocol: Protocol, asked: Asked) -> None:
+        model = self.server.model
+        headers = {name.lower(): value for name, value in self.headers.items()}
         script = answer(asked) if model.is_allowed(headers) else Answer(status=401)
         model.seen.append(SeenRequest(self.path, script.status, asked.prompt[:10_000], headers))
         if script.status != 200:  # noqa: PLR2004 - HTTP's OK
@@ -190,13 +223,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif not model.closing.wait(script.wait_s):
             self._stream(script, protocol.stream(script, asked))
 
-    def _body(self) -> Mapping[str, object]:
-        length = int(self.headers.get("content-length") or 0)
-        raw = self.rfile.read(min(length, LARGEST_BODY_BYTES))
+    def _body(self, size: int) -> Mapping[str, object]:
+        self.connection.settimeout(BODY_TIMEOUT_S)
         try:
-            parsed = json.loads(raw)
-        except ValueError:
+            parsed = json.loads(self.rfile.read(size))
+        except (ValueError, RecursionError):
             return {}
+        finally:
+            self.connection.settimeout(None)
         return parsed if isinstance(parsed, dict) else {}
 
     def _fail(self, protocol: Protocol, script: Answer) -> None:

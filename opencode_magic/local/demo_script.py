@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT_S = 600.0
 LARGEST_REPLY_BYTES = 16_000_000
+PIECES_LIMIT = 250_000
+"""What one answer is sent in. Smaller pieces are joined, and directives beyond it do nothing."""
 
 _DIRECTIVE = re.compile(r"^[ \t]*!scripted[ \t]+(.+)$", re.MULTILINE)
 
@@ -74,6 +76,8 @@ def _directed(asked: Asked, lines: Sequence[str]) -> Answer:
     done = len(asked.results)
     seen, spoken = 0, Answer()
     for line in lines:
+        if len(spoken.pieces) >= PIECES_LIMIT:
+            break
         verb, _, rest = line.partition(" ")
         rest = rest.strip()
         if verb in _TOOLS:
@@ -182,6 +186,7 @@ _SPOKEN: Mapping[str, Callable[[Answer, str, Asked], Answer]] = {
 
 
 def _cut(text: str, length: int) -> list[str]:
+    length = max(length, -(-len(text) // PIECES_LIMIT))
     return [text[start : start + length] for start in range(0, len(text), length)]
 
 

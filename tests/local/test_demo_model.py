@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-from opencode_magic.local.demo_model import DemoModel
+from opencode_magic.local.demo_model import BODIES_BYTES, LARGEST_BODY_BYTES, DemoModel
 from tests.scripted import script, scripted_model
 
 if TYPE_CHECKING:
@@ -94,6 +96,41 @@ def test_a_body_that_is_none_is_answered_too(model: DemoModel, client: httpx.Cli
 
     assert [response.status_code for response in responses] == [200] * len(cases)
     assert all("scripted" in response.text for response in responses)
+
+
+@pytest.mark.parametrize("length", ["-1", "x", str(LARGEST_BODY_BYTES + 1)])
+def test_a_body_without_end_is_not_read(model: DemoModel, length: str) -> None:
+    """It shares a process with the firewall: no program fills that one's memory."""
+    port = int(model.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        head = f"POST {PATHS[0]} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+        sock.sendall(head.encode())
+
+        assert sock.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_many_bodies_at_once_are_too_much(model: DemoModel, client: httpx.Client) -> None:
+    """Bodies that are on their way take the room of others, and give it back."""
+    port = int(model.url.rpartition(":")[2])
+    head = f"POST {PATHS[0]} HTTP/1.1\r\nHost: x\r\nContent-Length: {LARGEST_BODY_BYTES}\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(BODIES_BYTES // LARGEST_BODY_BYTES):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            sock.sendall(head.encode())
+        statuses = _statuses_until(413, model, client)
+
+    assert statuses[-1] == 413
+    assert _statuses_until(200, model, client)[-1] == 200
+
+
+def _statuses_until(wanted: int, model: DemoModel, client: httpx.Client) -> list[int]:
+    """Ask until the status comes, at most so long; gives all statuses."""
+    statuses: list[int] = []
+    deadline = time.monotonic() + 5
+    while wanted not in statuses and time.monotonic() < deadline:
+        answer = client.post(f"{model.url}{PATHS[0]}", json=body(PATHS[0], script("say hi")))
+        statuses.append(answer.status_code)
+    return statuses
 
 
 def test_other_paths_say_what_this_is(model: DemoModel, client: httpx.Client) -> None:

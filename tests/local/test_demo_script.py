@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opencode_magic.local.demo_answer import Answer, Asked, Piece, ToolCall, ToolResult
-from opencode_magic.local.demo_script import answer, sized_markdown
+from opencode_magic.local.demo_script import PIECES_LIMIT, answer, sized_markdown
 from opencode_magic.local.demo_words import looks_refused
 from tests.scripted import script
 
@@ -164,6 +164,14 @@ def test_a_reply_has_the_size_that_was_asked_for(size: str, length: int) -> None
     assert sized_markdown(length) == said.text
     paced = answer(Asked(script(f"reply {size} 100 2ms")))
     assert (paced.text, {piece.pause_s for piece in paced.pieces}) == (said.text, {0.002})
+
+
+def test_no_answer_has_more_pieces_than_the_server_can_hold() -> None:
+    """Whatever size and number of replies is asked for: pieces grow, or what follows is left."""
+    one, two = answer(Asked(script("reply 16MB 1"))), answer(Asked(script(*["reply 9MB 1"] * 9)))
+
+    assert (len(one.text), len(one.pieces) <= PIECES_LIMIT) == (16_000_000, True)
+    assert len(two.pieces) < 2 * PIECES_LIMIT
 
 
 @pytest.mark.parametrize(
