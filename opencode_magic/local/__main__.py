@@ -43,6 +43,7 @@ def _serve(options: argparse.Namespace) -> int:
             upstreams=dict(_upstream(text) for text in options.upstream),
             upstream_ca=options.upstream_ca.absolute() if options.upstream_ca else None,
             is_strict=options.strict,
+            cgroup=options.cgroup,
             tcp=_address(options.tcp) if options.tcp else None,
             token_file=options.token_file,
         )
@@ -144,6 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--upstream-ca", type=Path, help="who may sign an upstream's certificate")
     serve.add_argument(
         "--strict", action="store_true", help="read plain allowed hosts too: no fronting"
+    )
+    serve.add_argument(
+        "--cgroup", type=Path, help="make control groups below this one, not where one is found"
     )
     serve.add_argument("--tcp", metavar="127.0.0.1:PORT", help="stand in for the cloud there")
     serve.add_argument("--token-file", type=Path, help="where the token stands, or shall")

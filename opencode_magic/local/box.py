@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from opencode_magic.local.bodies import RunRequest
+    from opencode_magic.local.cgroups import Cgroups
     from opencode_magic.local.firewall.way_out import WayOut
 
 COMMANDS_KEPT = 1000
@@ -58,6 +59,8 @@ class BoxOptions:
     """The user's upstream proxy, asked after the verdict."""
     is_strict: bool = False
     """Plain allowed hosts are terminated too."""
+    cgroups: Cgroups | None = None
+    """Makes each sandbox's control group, where this machine lets us have one."""
     may_reach_loopback: bool = False
     """Mappings are honoured: a ``.internal`` host may lead to this machine's loopback."""
 
@@ -246,7 +249,8 @@ class BoxFactory:
         versions.require_same()
         started = time.monotonic()
         options = self.options
-        keeper = Keeper.prepare(KeeperPlace(options.boxes, options.opencode))
+        place = KeeperPlace(options.boxes, options.opencode, options.cgroups)
+        keeper = Keeper.prepare(place)
         try:
             ca, egress = SandboxCA.create(), EgressLog()
             firewall = Firewall(
@@ -292,10 +296,12 @@ class BoxFactory:
             self._discard(spare)
 
     def close(self) -> None:
-        """End the spare, for good."""
+        """End the spare, for good; one that is being built is waited for and ended too."""
         with self._lock:
             self._is_closed = True
         self.drop_spare()
+        with self._building:
+            pass
 
     def _refill(self) -> None:
         with self._lock:

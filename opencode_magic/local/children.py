@@ -74,15 +74,26 @@ class Children:
     """All programs of one sandbox. One thread reads what its first process says."""
 
     def __init__(
-        self, channel: socket.socket, end: Callable[[str], None], ready_timeout_s: float
+        self,
+        channel: socket.socket,
+        end: Callable[[str], None],
+        ready_timeout_s: float,
+        explain: Callable[[int], str],
     ) -> None:
         """Wait until the first process is ready.
+
+        Args:
+            channel: To the first process.
+            end: Called once, with the reason, when that is gone.
+            ready_timeout_s: How long it may take to get ready.
+            explain: Gives a line about a program that ended with this exit code, or nothing.
 
         Raises:
             WireError: It did not get there.
         """
         self._channel = channel
         self._end = end
+        self._explain = explain
         self._reader = MessageReader(channel, takes_fds=False)
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
@@ -165,7 +176,10 @@ class Children:
                 with self._lock:
                     child = self._running.pop(_number(message, "pid"), None)
                 if child is not None:
-                    child.exited.set_result(_number(message, "code"))
+                    code = _number(message, "code")
+                    if not child.notes and (line := self._explain(code)):
+                        child.notes.append(line)
+                    child.exited.set_result(code)
 
     def _take_reply(self, message: dict[str, object]) -> None:
         with self._lock:

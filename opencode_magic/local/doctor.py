@@ -37,6 +37,13 @@ APPARMOR_OWN_STEP = (
     "sudo apparmor_parser -R /etc/apparmor.d/bwrap-userns-restrict && "
 )
 """Ubuntu's own profile lets bubblewrap make namespaces and takes all rights in them away."""
+UNIFIED_STEP = "boot with systemd.unified_cgroup_hierarchy=1 (cgroup_no_v1=all without systemd)"
+GROUP_STEP = "start the notebook with systemd-run --user --scope --property=Delegate=yes COMMAND"
+GROUP_CONTAINER_STEP = (
+    "give the container a memory limit of its own; where its control groups can be written to "
+    "(Docker: --privileged; Podman: --security-opt unmask=/sys/fs/cgroup), keep its own programs "
+    "in a group below the topmost"
+)
 CONTAINER_STEP = (
     "Docker: run the container with --security-opt seccomp=unconfined "
     "--security-opt apparmor=unconfined --security-opt systempaths=unconfined; Kubernetes: give "
@@ -68,6 +75,8 @@ class Host:
     """Ubuntu's ``kernel.apparmor_restrict_unprivileged_userns`` is 1."""
     has_apparmor_profile: bool = False
     """Ubuntu's own profile for bubblewrap is installed and in force."""
+    group_trouble: str = ""
+    """Why no control group can hold a sandbox's memory; empty where one can."""
     container: str = ""
     """Such as ``Kubernetes``; empty outside of a container, as far as it can be seen."""
     probe_error: str = ""
@@ -95,7 +104,7 @@ def judge(host: Host) -> tuple[Check, ...]:
         _walls(host),
         _program("ripgrep", host.ripgrep),
     ]
-    found += [_program("git", host.git), _certificates(host)]
+    found += [_program("git", host.git), _certificates(host), _memory(host)]
     if host.machine not in MACHINES:
         detail = f"no system call filter for {host.machine}"
         found.insert(0, Check("Machine", "blocked", detail, CLOUD_STEP))
@@ -182,6 +191,20 @@ def _certificates(host: Host) -> Check:
     return Check("Certificates", "warning", detail, "sudo apt-get install ca-certificates")
 
 
+def _memory(host: Host) -> Check:
+    """Say which guard holds a sandbox to its memory; the watchdog works beside either."""
+    name = "Memory limit"
+    if not host.group_trouble:
+        return Check(name, "ok", "held by a control group of the kernel and by a watchdog")
+    detail = (
+        f"held by a watchdog alone, which sees processes and not the kernel's own memory for them "
+        f"(socket buffers, say): {host.group_trouble}"
+    )
+    if "version 2" in host.group_trouble:
+        return Check(name, "warning", detail, UNIFIED_STEP)
+    return Check(name, "warning", detail, GROUP_CONTAINER_STEP if host.container else GROUP_STEP)
+
+
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
@@ -191,7 +214,7 @@ def read_host(*, can_probe: bool = True) -> Host:
     system = platform.system()
     if system != "Linux":
         return Host(system=system)
-    from opencode_magic.local import image  # noqa: PLC0415 - needs Linux
+    from opencode_magic.local import cgroups, image  # noqa: PLC0415 - needs Linux
 
     bubblewrap = shutil.which("bwrap") or ""
     version = _bubblewrap_version(bubblewrap) if bubblewrap else ()
@@ -213,6 +236,7 @@ def read_host(*, can_probe: bool = True) -> Host:
         is_userns_clone_forbidden=_setting("kernel/unprivileged_userns_clone") == 0,
         is_apparmor_restricting=_setting("kernel/apparmor_restrict_unprivileged_userns") == 1,
         has_apparmor_profile=_has_apparmor_profile(),
+        group_trouble=cgroups.find_parent().reason,
         container=_container(),
         probe_error=error,
         probe_s=took_s,

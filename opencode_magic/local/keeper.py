@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from opencode_magic.errors import HomeUnavailableError, SandboxError
 from opencode_magic.local import image, isolation, start
-from opencode_magic.local.children import Child, Children
+from opencode_magic.local.cgroups import Cgroup, family_of
+from opencode_magic.local.children import KILLED, Child, Children
 from opencode_magic.local.pump import pump
 from opencode_magic.local.seccomp import seccomp_filter
 from opencode_magic.local.start import KeeperPlace
@@ -71,6 +72,7 @@ class Keeper:
         self._limits: Limits | None = None
         self._name = ""
         self._watchdog: Watchdog | None = None
+        self._group: Cgroup | None = None
         self.breaches: list[Breach] = []
 
     @classmethod
@@ -94,6 +96,8 @@ class Keeper:
             inner.close()
             try:
                 keeper._greet()
+                # Nothing of the agent's runs yet: what is started later is in the group by itself.
+                keeper._join(place)
             except WireError as exc:
                 keeper.close()
                 errors.seek(0)
@@ -121,6 +125,8 @@ class Keeper:
         owner = None if self.uid == os.geteuid() else self.uid
         image.make_folders(spec.folder, spec.ca_bundle or image.host_ca_bundle(), owner)
         self._name, self._limits = spec.name, spec.limits
+        if self._group is not None:
+            self._group.hold(spec.limits)
         channel, inner = socket.socketpair()
         with inner, tempfile.TemporaryFile() as errors:
             seccomp = _pipe_with(seccomp_filter(platform.machine()))
@@ -133,7 +139,7 @@ class Keeper:
             try:
                 self._request({"op": "enter", "argv": argv, "numbers": numbers}, fds)
                 inner.close()
-                self._children = Children(channel, self._end, READY_TIMEOUT_S)
+                self._children = Children(channel, self._end, READY_TIMEOUT_S, self._explain)
             except WireError as exc:
                 channel.close()
                 errors.seek(0)
@@ -238,6 +244,11 @@ class Keeper:
         known = shares.items() if isinstance(shares, dict) else ()
         return {int(pid): share for pid, share in known if share is not None}
 
+    def hidden_bytes(self, pids: Sequence[int]) -> Mapping[int, int]:
+        """Give the shared memory that each process may hold beyond what its tables show."""
+        hidden = self._ask({"op": "hidden", "pids": list(pids)}).get("hidden")
+        return {int(pid): size for pid, size in hidden.items()} if isinstance(hidden, dict) else {}
+
     def deleted_bytes(self, pids: Sequence[int]) -> int:
         """Give the disk held by open files that have no name any more."""
         return int(str(self._ask({"op": "deleted", "pids": list(pids)}).get("bytes", 0)))
@@ -250,6 +261,17 @@ class Keeper:
         """Let all processes inside have so much memory together, from now on."""
         if self._watchdog is not None:
             self._watchdog.limit_memory(memory_bytes)
+        if self._group is not None:
+            self._group.limit_memory(memory_bytes)
+
+    def limit_processors(self, vcpus: int | None) -> None:
+        """Hold all of it to so many processors where there is a control group; None leaves it."""
+        if self._group is not None and vcpus is not None:
+            self._group.limit_processors(vcpus)
+
+    def kernel_kills(self) -> int:
+        """Give how many processes the kernel has ended for the sandbox's memory."""
+        return 0 if self._group is None else self._group.kernel_kills()
 
     def close(self) -> None:
         """End everything inside and wait for it. Twice is harmless."""
@@ -267,9 +289,29 @@ class Keeper:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(CLOSE_TIMEOUT_S)
+        if self._group is not None:
+            self._group.close()
         with self._lock:  # whoever waited for an answer was woken by the shutdown
             self._control.close()
             self._reader.close()
+
+    def _join(self, place: KeeperPlace) -> None:
+        self._group = None if place.cgroups is None else place.cgroups.make()
+        if self._group is None:
+            return
+        try:
+            self._group.add(family_of(self._process.pid))
+        except OSError as exc:
+            log.warning("a sandbox has no control group: %s", exc.strerror)
+            with contextlib.suppress(OSError):  # some of it is there: then it ends with the rest
+                self._group.folder.rmdir()
+                self._group = None
+
+    def _explain(self, code: int) -> str:
+        """Say why a program ended, where it was the kernel that ended it for the memory."""
+        if code != KILLED or self._watchdog is None:
+            return ""
+        return self._watchdog.kernel_line()
 
     def _outermost_ended(self) -> None:
         # As root the outermost process has another user than the rest, so that its death is not

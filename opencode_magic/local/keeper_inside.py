@@ -1,7 +1,7 @@
 """The program that owns a sandbox's network namespace: routes and listeners for the host.
 
-Started by ``keeper.py`` through bubblewrap as user 0 of a user namespace of its own, with four
-network capabilities there and none on the host. Needs the standard library only.
+Started by ``keeper.py`` through bubblewrap as user 0 of a user namespace of its own, with a few
+capabilities there and none on the host. Needs the standard library only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from opencode_magic.local.bpf import attempts_filter
-from opencode_magic.local.usage import deleted_bytes, proportional_bytes, usage
+from opencode_magic.local.usage import deleted_bytes, hidden_bytes, proportional_bytes, usage
 from opencode_magic.local.wire import MessageReader, WireError, send_message
 
 if TYPE_CHECKING:
@@ -147,6 +147,9 @@ def _answer(control: socket.socket, message: dict[str, object]) -> None:
             send_message(control, usage())
         case "shares":
             send_message(control, {"shares": {str(pid): proportional_bytes(pid) for pid in pids}})
+        case "hidden":
+            hidden = {str(pid): size for pid, size in hidden_bytes(pids).items()}
+            send_message(control, {"hidden": hidden})
         case "deleted":
             send_message(control, {"bytes": deleted_bytes(pids)})
         case "kill":

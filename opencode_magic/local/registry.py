@@ -339,6 +339,7 @@ class Registry:
         try:
             box.env = sandbox.env
             box.keeper.limit_memory(sandbox.resources.memory_bytes)
+            box.keeper.limit_processors(sandbox.resources.wanted_vcpus)
             box.publish(sandbox.ports)
         except OSError as exc:
             box.close()

@@ -18,7 +18,7 @@ VCPUS_LIMIT = 64
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Processors and memory. Processors are a share to count by: nothing here divides them."""
+    """Processors and memory. Processors are held to where a control group can be had."""
 
     vcpus: int = 2
     memory_limit_mb: int | None = None
@@ -37,6 +37,11 @@ class Resources:
         """
         most = default_memory_bytes()
         return most if self.memory_limit_mb is None else min(most, self.memory_limit_mb * MIB)
+
+    @property
+    def wanted_vcpus(self) -> int | None:
+        """How many processors it may use, where that was asked for; None is all there are."""
+        return None if self.memory_limit_mb is None else self.vcpus
 
     def to_json(self) -> dict[str, object]:
         """Give the disk form."""

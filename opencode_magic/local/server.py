@@ -20,6 +20,7 @@ from opencode_magic.core import opencode, surroundings
 from opencode_magic.errors import SandboxError
 from opencode_magic.local import versions
 from opencode_magic.local.box import BoxFactory, BoxOptions
+from opencode_magic.local.cgroups import open_cgroups
 from opencode_magic.local.company import find_way_out, load_authorities
 from opencode_magic.local.demo_model import DemoModel
 from opencode_magic.local.registry import Registry
@@ -53,6 +54,8 @@ class ServeOptions:
     upstream_ca: Path | None = None
     is_strict: bool = False
     """Plain allowed hosts are terminated too."""
+    cgroup: Path | None = None
+    """Make the sandboxes' control groups below this one; None looks for one that is ours."""
     tcp: tuple[str, int] | None = None
     """Serve on this loopback address instead of a socket, and without any of the local extras."""
     token_file: Path | None = None
@@ -94,6 +97,7 @@ class _Server:
         self._ending_for = ""
         self._demo = DemoModel() if options.tcp is None else None
         self._way_out = find_way_out(os.environ)
+        self._cgroups = open_cgroups(options.state_dir, options.cgroup)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self) -> None:
@@ -110,6 +114,7 @@ class _Server:
                 way_out=self._way_out,
                 is_strict=options.is_strict,
                 may_reach_loopback=options.tcp is None,
+                cgroups=self._cgroups,
             )
         )
         registry = Registry(Store(options.state_dir), factory, keeps_files=options.tcp is None)
@@ -187,8 +192,14 @@ class _Server:
             ],
             "way_out": f"{self._way_out.host}:{self._way_out.port}" if self._way_out else "",
             "is_strict": options.is_strict,
+            "memory_guard": self._memory_guard,
             "surroundings": surroundings.digest(os.environ),
         }
+
+    @property
+    def _memory_guard(self) -> str:
+        is_held = self._cgroups is not None and self._cgroups.counts_memory
+        return "kernel" if is_held else "watchdog"
 
     def _remove(self, name: str) -> None:
         with suppress(OSError):

@@ -25,6 +25,8 @@ from opencode_magic.local import image, isolation
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from opencode_magic.local.cgroups import Cgroups
+
 _BARE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"}
 _HIGH_UIDS = range(1_900_000_000, 1_900_065_536)
 _LOW_UIDS = range(62_000, 64_000)
@@ -39,6 +41,8 @@ class KeeperPlace:
     """Every sandbox's folder stands under this one. Made where it is missing."""
     opencode: Path | None = None
     """The binary that sandboxes may be given."""
+    cgroups: Cgroups | None = None
+    """Who makes a control group for each; None leaves memory to the watchdog alone."""
 
 
 def program(name: str) -> str:

@@ -6,16 +6,18 @@ a ``Breach``, which the command it belonged to shows as its last line.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from opencode_magic.local.isolation import Limits
 
@@ -27,6 +29,8 @@ COUNT_STEP_FILES = 20_000
 SLOWEST_COUNT_S = 60.0
 GROWTH_BYTES, GROWTH_FILES = 16 * 1024**2, 5_000
 """Growth beyond the limit that is one more breach; less of it is let be."""
+KERNEL_KILL_S = 2.0
+"""Who is killed so soon after the kernel ended a process for the memory was ended by it too."""
 _DU_TIMEOUT_S = 120.0
 _MIB = 1024**2
 
@@ -57,9 +61,21 @@ class Breach:
     @property
     def line(self) -> str:
         """What a person reads."""
-        most = f"{self.limit} files" if self.kind == "files" else f"{self.limit // _MIB} MiB"
-        what = "memory" if self.kind == "memory" else "disk"
-        return f"{self.process.name!r} was ended: the sandbox is over its limit of {most} of {what}"
+        return f"{self.process.name!r} was ended: {_over(self.limit, self.kind)}"
+
+
+def _over(limit: int, kind: str) -> str:
+    most = f"{limit} files" if kind == "files" else f"{limit // _MIB} MiB"
+    return f"the sandbox is over its limit of {most} of {'memory' if kind == 'memory' else 'disk'}"
+
+
+def host_shared_bytes() -> int:
+    """Give how much shared memory the machine has in use; 0 where it does not say."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("Shmem:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 class Gauge(Protocol):
@@ -73,6 +89,12 @@ class Gauge(Protocol):
 
     def deleted_bytes(self, pids: Sequence[int]) -> int:
         """Give the disk held by open files without a name."""
+
+    def hidden_bytes(self, pids: Sequence[int]) -> Mapping[int, int]:
+        """Give the shared memory that each process may hold without having it in its tables."""
+
+    def kernel_kills(self) -> int:
+        """Give how many processes the kernel has ended for the sandbox's memory."""
 
     def kill(self, pids: Sequence[int]) -> None:
         """End processes at once."""
@@ -95,6 +117,9 @@ class Watchdog:
         self._is_disk_over = False
         self._worst: tuple[int, int] = (0, 0)
         self._written: dict[int, int] = {}
+        self._shared_before = host_shared_bytes()
+        self._kernel_lock = threading.Lock()
+        self._kernel_kills, self._kernel_killed_at = 0, -math.inf
 
     def start(self) -> None:
         """Begin to watch."""
@@ -118,6 +143,7 @@ class Watchdog:
 
     def look(self) -> float:
         """Look once, act on it, and give how long to wait for the next look."""
+        self.kernel_line()
         processes = self._gauge.processes()
         used = sum(process.memory_bytes for process in processes)
         limit = self._limits.memory_bytes
@@ -126,11 +152,54 @@ class Watchdog:
         if used > limit:
             self._end(Breach("memory", used, limit, processes[0]))
             return SHORTEST_WAIT_S
+        grown = self._grown_shared()
+        may_hide = used + grown > limit
+        if may_hide and self._end_who_hides(processes, grown):
+            return SHORTEST_WAIT_S
         self._look_at_disk(processes)
         self._written = {process.pid: process.written_bytes for process in processes}
         if self._is_disk_over:
             return SHORTEST_WAIT_S
-        return min(LONGEST_WAIT_S, max(SHORTEST_WAIT_S, (limit - used) / FASTEST_BYTES_S))
+        # Others of the machine may have taken what it has grown by: that alone is no hurry.
+        shortest_s = 5 * SHORTEST_WAIT_S if may_hide else SHORTEST_WAIT_S
+        return min(LONGEST_WAIT_S, max(shortest_s, (limit - used - grown) / FASTEST_BYTES_S))
+
+    def kernel_line(self) -> str:
+        """Give the line about the kernel's ending a process for the memory just now, if it did."""
+        with self._kernel_lock:
+            kills, now = self._gauge.kernel_kills(), time.monotonic()
+            if kills > self._kernel_kills:
+                limit = self._limits.memory_bytes
+                unknown = Process(0, 0, 0, 0, 0, "a program")
+                self._kernel_kills, self._kernel_killed_at = kills, now
+                self._note(Breach("memory", limit, limit, unknown))
+            if now - self._kernel_killed_at > KERNEL_KILL_S:
+                return ""
+            return f"ended by the kernel: {_over(self._limits.memory_bytes, 'memory')}"
+
+    def _grown_shared(self) -> int:
+        """Give by how much the machine's shared memory has grown: what hides can be no more.
+
+        Others of the machine may have taken it, or given back: then it is counted from there.
+        """
+        now = host_shared_bytes()
+        self._shared_before = min(self._shared_before, now)
+        return now - self._shared_before
+
+    def _end_who_hides(self, processes: Sequence[Process], grown: int) -> bool:
+        """End who holds most shared memory that its tables do not show, where that is too much.
+
+        Pages of a shared mapping stay when a process drops them from its tables.
+        """
+        hidden = self._gauge.hidden_bytes([process.pid for process in processes])
+        used = self._used_with_shared_once(processes)
+        total = used + min(grown, sum(hidden.values()))
+        limit = self._limits.memory_bytes
+        if total <= limit:
+            return False
+        most = max(processes, key=lambda process: hidden.get(process.pid, 0))
+        self._end(Breach("memory", total, limit, most))
+        return True
 
     def _used_with_shared_once(self, processes: Sequence[Process]) -> int:
         shares = self._gauge.shares([process.pid for process in processes])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opencode_magic.local import doctor, start
+from opencode_magic.local.cgroups import find_parent
 from opencode_magic.local.doctor import Host, judge
 from tests.local import keepers
 
@@ -142,3 +143,35 @@ def test_versions_are_read_from_what_programs_say() -> None:
     assert doctor._numbers("none") == ()
     assert doctor._bubblewrap_version("/bin/false") == ()
     assert doctor._bubblewrap_version("/nonexistent") == ()
+
+
+def test_the_guard_of_the_memory_is_named() -> None:
+    """The doctor says which guards hold a sandbox to its memory, and how to get both."""
+    both = named(GOOD, "Memory limit")
+    troubles = {
+        "memory is not counted by control groups of version 2 here": ("", doctor.UNIFIED_STEP),
+        "no control group that counts memory belongs to this user": ("", doctor.GROUP_STEP),
+        "no control group that counts memory belongs to this user ": (
+            "Docker",
+            doctor.GROUP_CONTAINER_STEP,
+        ),
+    }
+    alone = {
+        trouble: named(replace(GOOD, group_trouble=trouble, container=container), "Memory limit")
+        for trouble, (container, _) in troubles.items()
+    }
+
+    assert (both.state, both.next_step) == ("ok", "")
+    assert "control group" in both.detail
+    for trouble, check in alone.items():
+        assert check.state == "warning"
+        assert trouble in check.detail
+        assert "watchdog" in check.detail
+        assert check.next_step == troubles[trouble][1]
+
+
+def test_this_machines_guard_is_what_a_server_uses() -> None:
+    """What the doctor says of this machine is what a server would do on it."""
+    found = {check.name: check for check in doctor.checks(can_probe=False)}["Memory limit"]
+
+    assert (found.state == "ok") == (find_parent().parent is not None)

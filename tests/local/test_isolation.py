@@ -321,12 +321,13 @@ def test_arguments_hold_no_host_path_of_the_user(box: Sandbox) -> None:
 
 
 def test_the_keeper_has_no_right_on_the_host() -> None:
-    """Its bubblewrap gets exactly four capabilities, in a user namespace of its own."""
+    """Its bubblewrap gets exactly five capabilities, in a user namespace of its own."""
     words = isolation.keeper_arguments()
     added = {words[at + 1] for at, word in enumerate(words) if word == "--cap-add"}
 
     assert "--unshare-user" in words
-    assert added == {"CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP"}
+    network = {"CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"}
+    assert added == network | {"CAP_SETFCAP", "CAP_SYS_PTRACE"}
 
 
 def test_a_system_without_python_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> None:

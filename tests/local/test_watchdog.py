@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+
+import pytest
 
 from opencode_magic.local.isolation import MIB, Limits
+from opencode_magic.local.watchdog import host_shared_bytes
 from tests.local import keepers
 from tests.local.keepers import eventually
 
-if TYPE_CHECKING:
-    import pytest
-
 EAT = "import time; kept = bytearray({size} << 20); time.sleep(30)"
 FILL = "i=0; while true; do i=$((i + 1)); head -c 4000000 /dev/zero > {folder}/f$i; done"
+HIDE = """
+import ctypes, mmap, sys, time
+if sys.argv[1] == "closed":
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+kept = []
+while True:
+    shared = mmap.mmap(-1, 4 << 20)
+    shared.write(bytes(4 << 20))
+    shared.madvise(mmap.MADV_DONTNEED)
+    kept.append(shared)
+    time.sleep(0.002)
+"""
 
 
 def test_memory_of_all_processes_together_is_limited(caplog: pytest.LogCaptureFixture) -> None:
@@ -118,10 +129,12 @@ def test_files_in_memory_folders_are_limited() -> None:
         assert made.shell("ls /tmp | wc -l") == (0, "0\n")
 
 
-def test_a_deleted_file_counts_while_it_is_open() -> None:
-    """A file that was unlinked and is still written to counts as disk."""
+@pytest.mark.parametrize("dumpable", [1, 0])
+def test_a_deleted_file_counts_while_it_is_open(dumpable: int) -> None:
+    """A file that was unlinked and is still written to counts, also of who hides itself."""
     source = (
-        "import os, time\n"
+        "import ctypes, os, time\n"
+        f"ctypes.CDLL(None).prctl(4, {dumpable}, 0, 0, 0)\n"
         "f = open('/vercel/gone', 'wb'); os.unlink('/vercel/gone')\n"
         "for _ in range(200): f.write(bytes(2 << 20)); f.flush(); time.sleep(0.01)\n"
         "time.sleep(20)"
@@ -142,3 +155,47 @@ def test_processes_are_listed_as_the_sandbox_knows_them() -> None:
 
     assert listed["sh"].inner_pid == command.pid
     assert {process.inner_session for process in listed.values()} == {command.pid}
+
+
+@pytest.mark.parametrize("manner", ["open", "closed"])
+def test_shared_memory_out_of_the_tables_is_counted(manner: str) -> None:
+    """Shared pages that a process dropped from its tables count, also where it hides itself."""
+    with keepers.sandbox(Limits(memory_bytes=300 * MIB, data_bytes=100 * MIB)) as made:
+        before = host_shared_bytes()
+        eater = made.start("python3", "-c", HIDE, manner)
+        code = eater.wait(20)
+        most = max(breach.used for breach in made.keeper.breaches)
+        said = b"".join(output.data for output in eater.outputs()).decode()
+
+        assert code == 137
+        assert "was ended: the sandbox is over its limit of 300 MiB of memory" in said
+        assert most < 900 * MIB
+        assert eventually(lambda: host_shared_bytes() < before + 200 * MIB, timeout_s=5)
+        assert made.run("echo", "on") == (0, "on\n")
+
+
+def test_a_large_shared_mapping_that_is_not_used_is_let_be() -> None:
+    """What counts is memory, not addresses."""
+    source = (
+        "import mmap, time\n"
+        "shared = mmap.mmap(-1, 4 << 30, flags=mmap.MAP_SHARED | 0x4000)  # MAP_NORESERVE\n"
+        "shared.write(bytes(20 << 20)); time.sleep(2.5); print('done')"
+    )
+    with keepers.sandbox(Limits(memory_bytes=200 * MIB)) as made:
+        assert made.run("python3", "-c", source) == (0, "done\n")
+        assert made.keeper.breaches == []
+
+
+def test_memory_without_a_mapping_is_not_given() -> None:
+    """Anonymous files, whose pages no table shows, cannot be made; memory folders have a size."""
+    source = (
+        "import errno, os\n"
+        "try: os.memfd_create('eater')\n"
+        "except OSError as exc: print(errno.errorcode[exc.errno])\n"
+        "try:\n"
+        "    with open('/dev/shm/eater', 'wb') as file:\n"
+        "        for _ in range(200): file.write(bytes(1 << 20))\n"
+        "except OSError as exc: print(errno.errorcode[exc.errno])\n"
+    )
+    with keepers.sandbox() as made:
+        assert made.run("python3", "-c", source) == (0, "ENOSYS\nENOSPC\n")
