@@ -158,6 +158,35 @@ def quick_server() -> ScriptServer:
     return ScriptServer("sleep 600", version=VERSION)
 
 
+def live_sandboxes(request: LaunchRequest) -> object:
+    """What the local server says is there."""
+    server = connecting.find_server(request.settings)
+    assert server is not None
+    return LocalApi(server.socket, server.token).info()["sandboxes"]
+
+
+def processes_of(request: LaunchRequest) -> list[str]:
+    """Processes whose arguments name the test's own folder, other than its local server."""
+    mark = str(request.settings.state_dir).encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_bytes()
+        except OSError:
+            continue
+        if mark in arguments and b"opencode_magic.local\0serve" not in arguments:
+            found.append(arguments.replace(b"\0", b" ").decode())
+    return found
+
+
+def wait_for_no_process(request: LaunchRequest) -> None:
+    """The spare that the server keeps ready ends a moment after the last sandbox."""
+    deadline = time.monotonic() + 5
+    while processes_of(request):
+        assert time.monotonic() < deadline, processes_of(request)
+        time.sleep(0.02)
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
