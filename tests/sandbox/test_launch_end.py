@@ -155,6 +155,7 @@ def test_interrupt_shows_the_last_lines(local: LaunchRequest) -> None:
     def interrupt(event: StatusEvent) -> None:
         events(event)
         if isinstance(event, StepStarted) and event.name == "prove":
+            time.sleep(1)  # so that the script has said its line
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
