@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _KIB = 1024
+_NEVER_SHARED = ("VmPTE", "HugetlbPages")
+"""Among it the tables of pages, of which a terabyte of nothing takes many."""
+_MEMORY = ("RssAnon", "RssShmem", "VmSwap", *_NEVER_SHARED)
 _BLOCK_BYTES = 512
 _PIDFD_GETFD = 438
 """The number of the system call, on every kind of machine (Linux 5.6)."""
@@ -23,7 +26,8 @@ _HIDDEN = 1 << 62
 def usage() -> dict[str, object]:
     """Give a row for each of the sandbox's processes but its first, the largest first.
 
-    A row is: pid here, pid inside, session inside, memory in bytes, bytes written, name.
+    A row is: pid here (of a thread, where the first one has ended), pid inside, session inside,
+    memory in bytes, bytes written, name.
     """
     pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]  # noqa: PTH208 - light imports
     rows = [row for row in map(_row, pids) if row is not None]
@@ -31,20 +35,46 @@ def usage() -> dict[str, object]:
 
 
 def _row(pid: int) -> tuple[int, int, int, int, int, str] | None:
+    fields = _status(pid)
+    here_and_inside = fields.get("NSpid", "0").split()
+    if len(here_and_inside) < 2 or here_and_inside[1] == "1":  # noqa: PLR2004 - both namespaces
+        return None
+    if not _is_alive(fields):
+        pid, fields = _living_thread(pid)
+        if not pid:
+            return None
+    session = fields.get("NSsid", "0").split()[-1]
+    memory = sum(_bytes(fields.get(name, "0")) for name in _MEMORY)
+    name = fields.get("Name", "")
+    return pid, int(here_and_inside[1]), int(session), memory, _written(pid), name
+
+
+def _status(pid: int) -> dict[str, str]:
+    """Give the fields of a process or a thread; none where it has ended."""
     try:
         with open(f"/proc/{pid}/status", "rb") as status:  # noqa: PTH123 - light imports
             text = status.read().decode(errors="replace")
     except OSError:
-        return None
-    fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-    here_and_inside = fields.get("NSpid", "0").split()
-    is_ours = len(here_and_inside) < 2 or here_and_inside[1] == "1"  # noqa: PLR2004 - both namespaces
-    if is_ours or fields.get("State", "Z").startswith("Z"):
-        return None
-    session = fields.get("NSsid", "0").split()[-1]
-    memory = sum(_bytes(fields.get(name, "0")) for name in ("RssAnon", "RssShmem", "VmSwap"))
-    name = fields.get("Name", "")
-    return pid, int(here_and_inside[1]), int(session), memory, _written(pid), name
+        return {}
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def _is_alive(fields: dict[str, str]) -> bool:
+    return not fields.get("State", "Z").startswith(("Z", "X"))
+
+
+def _living_thread(pid: int) -> tuple[int, dict[str, str]]:
+    """Give a thread that runs on after its process's first one has ended; 0 where there is none.
+
+    It shows what the process uses, which the first one does no more.
+    """
+    threads: list[str] = []
+    with contextlib.suppress(OSError):
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - light imports
+    for thread in map(int, threads):
+        if thread != pid and _is_alive(fields := _status(thread)):
+            return thread, fields
+    return 0, {}
 
 
 def _bytes(text: str) -> int:
@@ -65,7 +95,8 @@ def _written(pid: int) -> int:
 
 def proportional_bytes(pid: int) -> int | None:
     """Give a process's share of memory, shared pages divided; None where it cannot be known."""
-    total = 0
+    fields = _status(pid)
+    total = sum(_bytes(fields.get(name, "0")) for name in _NEVER_SHARED)
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as rollup:  # noqa: PTH123 - light imports
             for line in rollup:
