@@ -34,6 +34,8 @@ class Connection:
         self.rule: Rule | None = None
         self.address = ""
         """Where outside it leads, once connected; empty for what the user mapped."""
+        self.is_unchecked = False
+        """Where it leads is known to the user's upstream proxy alone."""
         self.is_terminated = False
         self.is_plain = False
         """Plain HTTP: each request names its own host."""

@@ -182,14 +182,15 @@ class Gate:
             wall.allow(attempt, reason)
             wall.finish(connection, str(exc), is_abort=True)
             return
-        wall.allow(attempt, reason)
+        wall.allow(attempt, target.told(reason))
         try:
             upstream = connect(target)
         except UnreachableError as exc:
             wall.finish(connection, str(exc), is_abort=True)
             return
-        if not wall.resolver.is_mapped(attempt.host) and target.way_out is None:
-            connection.address = str(upstream.getpeername()[0])
+        if not wall.resolver.is_mapped(attempt.host):
+            connection.address = target.address_of(upstream)
+        connection.is_unchecked = target.is_unchecked
         if not connection.own(upstream) or wall.is_forbidden(connection):
             wall.finish(connection, "the network policy changed", is_abort=True)
             return

@@ -67,7 +67,8 @@ def open_upstream(wall: Wall, connection: Connection, route: Route) -> socket.so
         UnreachableError: It does not answer, or its certificate is not trusted.
     """
     sock = connect(route.target)
-    connection.address = "" if _is_mapped(wall, route) else str(sock.getpeername()[0])
+    connection.address = "" if _is_mapped(wall, route) else route.target.address_of(sock)
+    connection.is_unchecked = route.target.is_unchecked
     if not connection.own(sock):
         raise UnreachableError(connection.cut_reason or "it was cut")
     if not route.is_tls:
@@ -115,7 +116,7 @@ def _is_in_subnets(wall: Wall, target: Target) -> bool:
 
 
 def _is_mapped(wall: Wall, route: Route) -> bool:
-    if route.target.way_out is not None:
-        return True  # the address is the upstream proxy's
+    if not route.target.addresses:
+        return False
     address = route.target.addresses[0][0]
     return wall.resolver.is_mapped(route.name) or not is_global(address)

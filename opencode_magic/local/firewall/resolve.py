@@ -25,6 +25,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 REASON_NOT_GLOBAL = "its address is not on the public internet"
 REASON_NOT_FOUND = "its name was not found outside"
+REASON_UNCHECKED = (
+    "only the upstream proxy knows its address, and the network policy denies subnets"
+)
+NOTE_PROXY = "the upstream proxy finds its address"
+"""Said of what goes through a proxy by name: which address that leads to is not known here."""
 CONNECT_TIMEOUT_S = 10.0
 ADDRESS_LIMIT = 4
 
@@ -66,7 +71,24 @@ class Target:
     addresses: tuple[tuple[str, int], ...]
     """Addresses and ports, in the order to try."""
     way_out: WayOut | None = None
-    """The upstream proxy that resolves and connects instead."""
+    """The upstream proxy that connects instead."""
+    is_pinned: bool = False
+    """The proxy is asked for the address that was checked, and not for the name."""
+
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether the address it leads to is the upstream proxy's to find."""
+        return self.way_out is not None and not self.is_pinned
+
+    def told(self, reason: str) -> str:
+        """Give what the record says of it beside the reason why it was allowed."""
+        return f"{reason}, {NOTE_PROXY}" if self.is_unchecked else reason
+
+    def address_of(self, sock: socket.socket) -> str:
+        """Give where a connection to it leads outside; empty where the proxy alone knows."""
+        if self.way_out is None:
+            return str(sock.getpeername()[0])
+        return self.addresses[0][0] if self.is_pinned else ""
 
 
 class Resolver:
@@ -90,7 +112,8 @@ class Resolver:
         """Give where a canonical name leads. Blocks as long as the host's resolver does.
 
         Raises:
-            AddressRefusedError: No address is global, or the policy denies their subnet.
+            AddressRefusedError: No address is global, or the policy denies their subnet, or it
+                denies subnets and only the upstream proxy knows the address.
             UnreachableError: The name does not resolve.
         """
         mapped = self._upstreams.get(host)
@@ -100,10 +123,12 @@ class Resolver:
         try:
             names = self._look_up(host, port)
         except (OSError, UnicodeError) as exc:
-            if way_out is not None:
-                # Behind such a proxy names of the internet often resolve nowhere else.
-                return Target(host, port, (), way_out)
-            raise UnreachableError(REASON_NOT_FOUND) from exc
+            if way_out is None:
+                raise UnreachableError(REASON_NOT_FOUND) from exc
+            if policy.subnets_deny:
+                raise AddressRefusedError(REASON_UNCHECKED) from exc
+            # Behind such a proxy names of the internet often resolve nowhere else.
+            return Target(host, port, (), way_out)
         addresses = tuple((name, port) for name in names)
         return self._checked(policy, Target(host, port, addresses, way_out))
 
@@ -124,7 +149,10 @@ class Resolver:
         allowed = [pair for pair in usable if not is_subnet_denied(policy, pair[0])]
         if not allowed:
             raise AddressRefusedError(REASON_SUBNET_DENIED)
-        return replace(target, addresses=tuple(allowed[:ADDRESS_LIMIT]))
+        # The proxy would look the name up itself, and may find another address than was checked.
+        is_judged = bool(policy.subnets_deny or policy.subnets_allow)
+        is_pinned = target.way_out is not None and (is_judged or target.host == allowed[0][0])
+        return replace(target, addresses=tuple(allowed[:ADDRESS_LIMIT]), is_pinned=is_pinned)
 
 
 def is_subnet_denied(policy: NetworkPolicy, address: str) -> bool:
@@ -199,7 +227,8 @@ def connect(target: Target, *, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.s
 
 def _connect_through(way_out: WayOut, target: Target, *, timeout_s: float) -> socket.socket:
     try:
-        sock = way_out.connect(target.host, target.port, timeout_s=timeout_s)
+        host = target.addresses[0][0] if target.is_pinned else target.host
+        sock = way_out.connect(host, target.port, timeout_s=timeout_s)
     except WayOutError as exc:
         raise UnreachableError(f"could not be reached: {exc}") from exc
     except OSError as exc:

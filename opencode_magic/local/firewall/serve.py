@@ -157,7 +157,7 @@ class HttpService:
         except UnreachableError as exc:
             self._wall.allow(attempt, judgement.reason)
             return self._fail(attempt, str(exc))
-        self._wall.allow(attempt, judgement.reason)
+        self._wall.allow(attempt, route.target.told(judgement.reason))
         try:
             request = upstream_request(event, judgement, route)
             kept = self._upstreams.open(judgement, route)

@@ -114,6 +114,8 @@ class Wall:
         policy = self.policy
         if connection.is_by_address:
             return not decide_address(policy, connection.host).is_allowed
+        if connection.is_unchecked and policy.subnets_deny:
+            return True
         if connection.address and is_subnet_denied(policy, connection.address):
             return True
         if connection.is_plain and connection.request is None:
