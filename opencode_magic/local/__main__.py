@@ -78,11 +78,11 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _prove(_: argparse.Namespace) -> int:
-    from opencode_magic.local.prove import prove, table  # noqa: PLC0415 - only this command needs it
+    from opencode_magic.local.prove import is_whole, prove, table  # noqa: PLC0415 - only this command needs it
 
     found = prove()
     _say(table(found))
-    return 1 if any(check.state != "ok" for check in found) else 0
+    return 0 if is_whole(found) else 1
 
 
 def _call(runtime_dir: Path, method: str, path: str) -> object | None:

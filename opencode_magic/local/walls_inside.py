@@ -6,13 +6,16 @@ A separate text: it is given to the sandbox's own Python, which has none of our 
 PROGRAM = r"""
 import errno, json, os, socket, ssl, struct, sys, time
 task = json.loads(sys.argv[1])
-CANARY, PORT = task["canary"], task["port"]
+CANARY, PLAIN, PORT = task["canary"], task["plain"], task["port"]
 V4, V6, LIMIT_S = "203.0.113.9", "2001:db8::9", 15
+PLACE = V4
+H4, H6 = V4, "[" + V6 + "]"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
            "Sec-WebSocket-Key: Y2FuYXJ5Y2FuYXJ5Y2FuYQ==")
 QUIC = b"\xc3\0\0\0\1\x08canary??\0\0\x44\xd0".ljust(1200, b"\0")
-FIRST_PORT, BLOCK, CROWD_BLOCK = 20000, 10, 2100
+FRAME = b"\x81\x87\0\0\0\0canary?"
+FIRST_PORT, BLOCK, CROWD_BLOCK = 20000, 6, 2100
 ports, free_ports = [], iter(())
 
 def bound(address, kind):
@@ -46,8 +49,20 @@ def get(host, *more, path="/"):
 def huge(host):
     return b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\nHost: " + host.encode() + b"\r\n\r\n"
 
-def tcp(address, port, data):
-    return answer(connected(address, port), data)
+def tcp(address, port, data, pieces=1):
+    sock = connected(address, port)
+    step = -(-len(data) // pieces)
+    for start in range(0, len(data) - step, step):
+        sock.sendall(data[start:start + step])
+        time.sleep(0.03)
+    return answer(sock, data[-(len(data) % step or step):])
+
+def fast_open(address, port):
+    sock = bound(address, socket.SOCK_STREAM)
+    sock.setblocking(True)
+    sock.sendto(b"canary?", socket.MSG_FASTOPEN, (address, port))
+    sock.settimeout(LIMIT_S)
+    return answer(sock, b"")
 
 def udp(address, port, data):
     sock = bound(address, socket.SOCK_DGRAM)
@@ -67,13 +82,35 @@ def secured(sock, name, alpn=()):
         context.set_alpn_protocols(alpn)
     return context.wrap_socket(sock, server_hostname=name)
 
-def secure(address, name, data, alpn=()):
-    return answer(secured(connected(address, 443), name, alpn), data)
+def secure(address, name, data, alpn=(), chosen=""):
+    sock = secured(connected(address, 443), name, alpn)
+    if chosen and sock.selected_alpn_protocol() != chosen:
+        raise RuntimeError("another protocol: " + repr(sock.selected_alpn_protocol()))
+    return answer(sock, data)
 
-def hello(name):
-    into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+def second(address, name, host, is_at_once=False):
+    sock = secured(connected(address, 443), name)
+    data, said = get(name, path="/first"), b""
+    if is_at_once:
+        return answer(sock, data + get(host))
+    sock.sendall(data)
+    while b"first" not in said:
+        said += sock.recv(65536) or b"first"
+    return answer(sock, get(host))
+
+def websocket(address, name, host=""):
+    sock = secured(connected(address, 443), name) if name else connected(address, 80)
+    sock.sendall(get(host or name, *UPGRADE))
+    head = sock.recv(65536)
+    return answer(sock, FRAME) if b" 101 " in head[:20] else head
+
+def hello(name, is_old=False):
+    into, out, context = ssl.MemoryBIO(), ssl.MemoryBIO(), trusting()
+    if is_old:
+        # Its certificate comes in plain text.
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
     try:
-        trusting().wrap_bio(into, out, server_hostname="placeholder.example").do_handshake()
+        context.wrap_bio(into, out, server_hostname="placeholder.example").do_handshake()
     except ssl.SSLWantReadError:
         pass
     # The name is put in afterwards: Python's ssl sends no address as a name.
@@ -104,8 +141,21 @@ def halved(data):
     parts = data[5:45], data[45:]
     return b"".join(data[:3] + struct.pack("!H", len(part)) + part for part in parts)
 
-def knock(address, data, pieces=1, is_end=False):
+def shown(address, data):
     sock = connected(address, 443)
+    sock.sendall(data)
+    said = b""
+    while b"canary!" not in said and b"\x0e\0\0\0" not in said:
+        more = sock.recv(65536)
+        if not more:
+            break
+        said += more
+    sock.close()
+    # Whose certificate it is tells who stands at the other end.
+    return b"canary!" if b"canary!" in said else b"a certificate of the wall's own"
+
+def knock(address, data, pieces=1, is_end=False, port=443):
+    sock = connected(address, port)
     step = -(-len(data) // pieces)
     for start in range(0, len(data), step):
         if start:
@@ -143,20 +193,25 @@ def past_half_open(count):
             pass  # the firewall keeps no more than it can hold
     return secure(V4, CANARY, get(CANARY))
 
-def redirected():
-    said = secure(V4, CANARY, get(CANARY, path="/away"))
+def redirected(address):
+    sock, said = secured(connected(address, 443), CANARY), b""
+    sock.sendall(get(CANARY, path="/away"))
+    while b"\r\n\r\n" not in said:
+        said += sock.recv(65536) or b"\r\n\r\n"
     if b"Location: https://away.example/" not in said:
         raise RuntimeError("no redirect: " + repr(said[:60]))
     ports.clear()
-    return secure(V4, "away.example", get("away.example"))
+    return secure(address, "away.example", get("away.example"))
 
-def proxied(authority, name=""):
-    sock = connected("127.0.0.1", 3128)
+def proxied(authority, name="", data=b"canary?\r\n\r\n", to=("127.0.0.1", 3128), within=""):
+    sock = connected(*to)
+    if within:
+        sock = secured(sock, within)
     sock.sendall(("CONNECT " + authority + " HTTP/1.1\r\nHost: " + authority + "\r\n\r\n").encode())
     head = sock.recv(65536)
     if b" 200 " not in head[:20]:
         return head
-    return answer(secured(sock, name) if name else sock, b"canary?\r\n\r\n")
+    return answer(secured(sock, name) if name else sock, data)
 
 def look_up(server, name, kind=1, is_tcp=False):
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
@@ -210,13 +265,16 @@ def end(child, reader):
     os.waitpid(child, 0)
     return json.loads(data) if data else [99, [], "it ended without a word"]
 
+def is_slow(text):
+    return "is_end" in text or "pieces=" in text
+
 running, met, first_port = {}, {}, FIRST_PORT
 # What the firewall lets wait until its time is up begins first, beside all others.
-for name, text in sorted(task["attempts"].items(), key=lambda item: "is_end" not in item[1]):
+for name, text in sorted(task["attempts"].items(), key=lambda item: not is_slow(item[1])):
     count = CROWD_BLOCK if "crowd" in text or "half_open" in text else BLOCK
     running[name] = start(text, first_port, count)
     first_port += count
-    if "is_end" not in text:
+    if not is_slow(text):
         met[name] = end(*running.pop(name))
 met.update({name: end(*parts) for name, parts in running.items()})
 print(json.dumps({name: met[name] for name in task["attempts"]}))

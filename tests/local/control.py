@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 ADDRESSES = ("203.0.113.9", "2001:db8::9", "127.0.0.1")
 TCP_PORTS = (22, 25, 53, 80, 443, 853, 3128, 8443, 9999, 65535)
-UDP_PORTS = (53, 123, 443, 9999)
+UDP_PORTS = (1, 53, 123, 443, 9999, 65535)
 ANSWER = b"HTTP/1.1 200 OK\r\n\r\ncanary!"
+FIRST = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 AWAY = b"HTTP/1.1 302 Found\r\nLocation: https://away.example/\r\n\r\n"
 QUIET_S = 0.05
 IPV6_FREEBIND = 78
@@ -55,7 +57,7 @@ def read_all(sock: socket.socket) -> bytes:
 def talk(sock: socket.socket, port: int, context: ssl.SSLContext) -> None:
     """Answer whatever is said, in TLS where it is TLS, also behind a CONNECT."""
     sock.settimeout(5)
-    if sock.recv(1, socket.MSG_PEEK) == b"\x16":
+    if not isinstance(sock, ssl.SSLSocket) and sock.recv(1, socket.MSG_PEEK) == b"\x16":
         sock = context.wrap_socket(sock, server_side=True)
     data = read_all(sock)
     if port == 53:
@@ -63,6 +65,13 @@ def talk(sock: socket.socket, port: int, context: ssl.SSLContext) -> None:
     elif data.startswith(b"CONNECT "):
         sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         talk(sock, port, context)
+    elif b"\r\nUpgrade: websocket\r\n" in data:
+        sock.sendall(SWITCH)
+        sock.sendall(ANSWER if sock.recv(64) else b"")
+    elif data.startswith(b"GET /first"):
+        sock.sendall(FIRST)
+        if b"GET / " in data or read_all(sock):
+            sock.sendall(ANSWER)
     else:
         sock.sendall(AWAY if data.startswith(b"GET /away") else ANSWER)
         sock.close()
@@ -114,6 +123,7 @@ def main(certificate: str, *command: str) -> int:
     pem = os.memfd_create("pem")
     os.write(pem, certificate.encode())
     context.load_cert_chain(f"/proc/self/fd/{pem}")
+    context.set_alpn_protocols(["http/1.1"])
     for port in TCP_PORTS:
         serve_tcp(port, context)
     for address in ADDRESSES:

@@ -35,6 +35,7 @@ REASON_NO_NAME = "TLS without a server name"
 REASON_OTHER_NAME = "the TLS server name is not the host that the proxy was asked for"
 REASON_PROXY_PORT = "the proxy leads to port 443 only"
 REASON_TLS_FAILED = "TLS with the program failed"
+REASON_ENCRYPTED = "its encrypted ClientHello may mean another host"
 UNREAD = "passed through unread"
 """Said of what is spliced: behind an allowed name the program may ask for another host."""
 
@@ -98,7 +99,10 @@ class Gate:
             decision.must_terminate or self._wall.is_strict or hello.has_encrypted_hello
         )
         if connection.is_terminated:
-            self._start(self._services, connection, lambda: self._terminate(connection, arrival))
+            failed = REASON_ENCRYPTED if hello.has_encrypted_hello else REASON_TLS_FAILED
+            self._start(
+                self._services, connection, lambda: self._terminate(connection, arrival, failed)
+            )
         else:
             self._start(
                 self._dials, connection, lambda: self._splice(connection, arrival, decision)
@@ -201,8 +205,8 @@ class Gate:
             lambda ended, reason: wall.finish(ended, reason, is_abort=bool(reason)),
         )
 
-    def _terminate(self, connection: Connection, arrival: Arrival) -> None:
-        """Set up TLS with the program and serve its requests."""
+    def _terminate(self, connection: Connection, arrival: Arrival, failed: str) -> None:
+        """Set up TLS with the program and serve its requests; ``failed`` is said where it fails."""
         wall = self._wall
         try:
             context = wall.ca.context_for(connection.host)
@@ -214,7 +218,7 @@ class Gate:
         except (OSError, ValueError) as exc:
             reason = getattr(exc, "reason", None) or ""
             is_distrust = isinstance(exc, ssl.SSLError) and "ALERT" in reason
-            wall.block(connection.attempt, REASON_DISTRUST if is_distrust else REASON_TLS_FAILED)
+            wall.block(connection.attempt, REASON_DISTRUST if is_distrust else failed)
             wall.finish(connection, "", is_abort=True, is_told=False)
             return
         origin = Origin("https", connection.host)

@@ -13,6 +13,7 @@ import pytest
 from opencode_magic.core.policy_wire import parse_policy
 from opencode_magic.local.firewall.ca import SandboxCA
 from opencode_magic.local.firewall.connections import Connection
+from opencode_magic.local.firewall.gate import REASON_ENCRYPTED
 from opencode_magic.local.firewall.record import Attempt, EgressLog
 from opencode_magic.local.firewall.wall import Wall
 from tests.local.firewall.hellos import extension, hello, real_hello, server_names
@@ -559,7 +560,7 @@ def test_an_encrypted_hello_is_not_spliced(outside: Outside) -> None:
         assert _is_over(sock)
         records = wall.records(1)
 
-    assert [told(record)[3:] for record in records] == [("blocked", "TLS with the program failed")]
+    assert [told(record)[3:] for record in records] == [("blocked", REASON_ENCRYPTED)]
     assert server.seen == []
 
 

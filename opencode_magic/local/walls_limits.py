@@ -1,0 +1,216 @@
+"""Attempts to take more of this machine than a sandbox may, and to outlive it.
+
+Each is one small program. The limit holds where the program meets an error that names it, or is
+ended with a line that says why.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opencode_magic.core.checks import Check
+from opencode_magic.local import image
+from opencode_magic.local.commands import CommandSpec, run
+from opencode_magic.local.isolation import MIB, Limits
+from opencode_magic.local.walls import STEP
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opencode_magic.local.commands import Command
+    from opencode_magic.local.keeper import Keeper
+
+LIMITS = Limits(
+    memory_bytes=160 * MIB,
+    disk_bytes=64 * MIB,
+    processes=60,
+    open_files=64,
+    file_bytes=24 * MIB,
+    data_bytes=120 * MIB,
+    tmp_bytes=8 * MIB,
+    shm_bytes=8 * MIB,
+    run_bytes=8 * MIB,
+    cpu_s=1,
+)
+"""Small ones, so that they are soon reached."""
+FOLDERS = {name: name for name in ("/vercel", "/var/tmp", "/tmp", "/dev/shm", "/run")}  # noqa: S108 - inside
+PATIENCE_S = 10.0
+"""How long an attempt waits for what should end it."""
+TIMEOUT_S = 20.0
+END_TIMEOUT_S = 3.0
+
+ATTEMPTS = {
+    "processor time": ("compute()", "CPU time limit exceeded"),
+    "more processes": ("processes(200)", "Resource temporarily unavailable"),
+    "memory of one process": ("bytearray(200 << 20)", "MemoryError"),
+    "memory of several processes": ("eaters(4, 70)", r"over its limit of \d+ MiB of memory"),
+    "open files": ("[open('/dev/null') for _ in range(200)]", "Too many open files"),
+    "one large file": ("fill('/vercel', 40)", "File too large"),
+    "disk": ("flood('/vercel')", r"over its limit of \d+ MiB of disk"),
+    "disk for temporary files": (
+        "flood('/var/tmp')",
+        r"over its limit of \d+ MiB of disk",
+    ),
+    **{
+        f"room in {folder}": (f"fill('{folder}', 20)", "No space left on device")
+        for folder in ("/tmp", "/dev/shm", "/run")  # noqa: S108 - inside
+    },
+}
+"""What is tried, and what is said where the limit holds."""
+_SLOW = "processor time"
+OUTLIVING = "a process that hides from its sandbox's end"
+PROGRAM = r"""
+import json, os, signal, sys, time
+source, folders, patience_s = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])
+written = []
+def fill(folder, mib):
+    written.append(folders[folder] + "/filler" + str(len(written)))
+    with open(written[-1], "wb", 0) as file:
+        for _ in range(mib): file.write(bytes(1 << 20))
+def flood(folder):
+    deadline = time.monotonic() + patience_s
+    while len(written) < 12 or len(written) < 80 and time.monotonic() < deadline:
+        fill(folder, 12)
+        # Whoever watches may need a moment.
+        if len(written) > 12: time.sleep(patience_s / 80)
+def compute():
+    while time.process_time() < 1.6: pass
+def forked(count, job):
+    made = []
+    try:
+        for _ in range(count):
+            child = os.fork()
+            if child == 0:
+                job()
+                os._exit(0)
+            made.append(child)
+        yield made
+    finally:
+        for child in made: os.kill(child, 9)
+        for child in made: os.waitpid(child, 0)
+def processes(count):
+    for _ in forked(count, lambda: time.sleep(60)): pass
+def eaters(count, mib):
+    def eat():
+        kept = bytearray(mib << 20)
+        for at in range(0, len(kept), 4096): kept[at] = 1
+        time.sleep(60)
+    for made in forked(count, eat):
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            found, status = os.waitpid(-1, os.WNOHANG)
+            if found:
+                made.remove(found)
+                raise ChildProcessError("a process was ended by signal " + str(status))
+            time.sleep(0.01)
+def outlive(name):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for number in (1, 2, 3, 15): signal.signal(number, signal.SIG_IGN)
+            null = os.open("/dev/null", os.O_RDWR)
+            for number in (0, 1, 2): os.dup2(null, number)
+            os.execvp("sh", ["sh", "-c", "trap '' 1 2 3 15; sleep 60; :", name])
+        os._exit(0)
+    os.wait()
+try:
+    eval(source)
+    print("it worked")
+except BaseException as exc:
+    print(type(exc).__name__, exc)
+finally:
+    for path in written:
+        try: os.unlink(path)
+        except OSError: pass
+"""
+"""Tries its first argument; the others are folders by the name they have inside, and patience."""
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What one attempt met."""
+
+    code: int | None
+    said: str
+
+
+def arguments(source: str, folders: Mapping[str, str], patience_s: float) -> list[str]:
+    """Give what ``PROGRAM`` is started with, after its own text."""
+    return [source, json.dumps(folders), str(patience_s)]
+
+
+def try_all(keeper: Keeper) -> dict[str, Met]:
+    """Make every attempt in a keeper's sandbox, which has LIMITS; gives what each met."""
+    computing = _start(keeper, ATTEMPTS[_SLOW][0])
+    met = {}
+    for name, (source, _) in sorted(ATTEMPTS.items(), key=lambda item: item[0].startswith("disk")):
+        if name.startswith("disk") and _SLOW not in met:
+            # The watchdog may end only who fills the disk, so that nobody else is there then.
+            met[_SLOW] = _end(computing)
+        if name != _SLOW:
+            met[name] = _end(_start(keeper, source))
+    return {name: met[name] for name in ATTEMPTS}
+
+
+def judge(met: Mapping[str, Met]) -> tuple[Check, ...]:
+    """Say of each attempt whether its limit held, and in which words the program learns it."""
+    return tuple(_judge_one(name, one) for name, one in met.items())
+
+
+def outlive(keeper: Keeper, name: str) -> Check:
+    """Start a process that does all to survive, end the sandbox, and say whether it is gone.
+
+    Args:
+        keeper: Is closed by this.
+        name: A text that no other process has in its arguments.
+    """
+    _end(_start(keeper, f"outlive({name!r})"))
+    if not _is_running(name):
+        return Check(OUTLIVING, "blocked", "it could not be tried", STEP)
+    began = time.monotonic()
+    keeper.close()
+    while _is_running(name):
+        if time.monotonic() - began > END_TIMEOUT_S:
+            return Check(OUTLIVING, "blocked", "it still runs", STEP)
+        time.sleep(0.01)
+    return Check(OUTLIVING, "ok", f"gone {time.monotonic() - began:.1f} s after the end")
+
+
+def _start(keeper: Keeper, source: str) -> Command:
+    program = image.inside_python().program
+    argv = [program, "-I", "-c", PROGRAM, *arguments(source, FOLDERS, PATIENCE_S)]
+    return run(keeper, CommandSpec(argv), image.environment(has_opencode=False))
+
+
+def _end(command: Command) -> Met:
+    code = command.wait(TIMEOUT_S)
+    said = b"".join(output.data for output in command.outputs()).decode(errors="replace")
+    return Met(code, said.strip())
+
+
+def _judge_one(name: str, met: Met) -> Check:
+    said = met.said
+    if met.code is not None and met.code > 128:  # noqa: PLR2004 - 128 and a signal's number
+        said = f"{said}\n{signal.strsignal(met.code - 128)}".strip()
+    found = re.search(f"^.*{ATTEMPTS[name][1]}.*$", said, re.MULTILINE)
+    if found is not None:
+        return Check(name, "ok", f"stopped: {found[0].strip()}")
+    last = said.splitlines()[-1] if said else f"it ended with {met.code} and without a word"
+    return Check(name, "blocked", last, STEP)
+
+
+def _is_running(name: str) -> bool:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if name.encode() in words:
+            return True
+    return False
