@@ -8,6 +8,7 @@ namespaces, and all of it ends with the keeper.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import platform
@@ -68,6 +69,7 @@ class Keeper:
         self._control = control
         self._reader = MessageReader(control, takes_fds=True)
         self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
         self._children: Children | None = None
         self._limits: Limits | None = None
         self._name = ""
@@ -336,8 +338,14 @@ class Keeper:
         self, message: Mapping[str, object], fds: Sequence[int] = ()
     ) -> tuple[dict[str, object], list[int]]:
         with self._lock:
-            send_message(self._control, message, fds)
-            return self._reader.read()
+            number = next(self._numbers)
+            send_message(self._control, {**message, "id": number}, fds)
+            while True:
+                reply, received = self._reader.read()
+                if reply.get("id") == number:
+                    return reply, received
+                for fd in received:  # the answer to a request whose time was up
+                    os.close(fd)
 
     def _ask(self, message: Mapping[str, object]) -> dict[str, object]:
         try:

@@ -130,12 +130,22 @@ def serve(control: socket.socket) -> int:
             for message, fds in reader.read_ready():
                 if message.get("op") == "enter":
                     watched.append(os.pidfd_open(_enter(message, fds)))
-                    send_message(control, {"event": "entered"})
+                    _reply(control, message, {"event": "entered"})
                 else:
                     _answer(control, message)
                 for fd in fds:
                     os.close(fd)
     return 0
+
+
+def _reply(
+    control: socket.socket,
+    message: dict[str, object],
+    reply: dict[str, object],
+    fds: Sequence[int] = (),
+) -> None:
+    """Answer a message with its number: the host may have given up on an earlier one."""
+    send_message(control, {**reply, "id": message.get("id")}, fds)
 
 
 def _answer(control: socket.socket, message: dict[str, object]) -> None:
@@ -144,17 +154,18 @@ def _answer(control: socket.socket, message: dict[str, object]) -> None:
         case "socket":
             _give_socket(control, message)
         case "usage":
-            send_message(control, usage())
+            _reply(control, message, usage())
         case "shares":
-            send_message(control, {"shares": {str(pid): proportional_bytes(pid) for pid in pids}})
+            shares = {str(pid): proportional_bytes(pid) for pid in pids}
+            _reply(control, message, {"shares": shares})
         case "hidden":
             hidden = {str(pid): size for pid, size in hidden_bytes(pids).items()}
-            send_message(control, {"hidden": hidden})
+            _reply(control, message, {"hidden": hidden})
         case "deleted":
-            send_message(control, {"bytes": deleted_bytes(pids)})
+            _reply(control, message, {"bytes": deleted_bytes(pids)})
         case "kill":
             _kill(pids)
-            send_message(control, {"event": "killed"})
+            _reply(control, message, {"event": "killed"})
 
 
 def _numbers(message: dict[str, object], name: str) -> list[int]:
@@ -173,9 +184,9 @@ def _give_socket(control: socket.socket, message: dict[str, object]) -> None:
     family = socket.AF_INET6 if message.get("family") == "6" else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as sock:
-            send_message(control, {"event": "socket"}, [sock.fileno()])
+            _reply(control, message, {"event": "socket"}, [sock.fileno()])
     except OSError as exc:
-        send_message(control, {"event": "failed", "errno": exc.errno})
+        _reply(control, message, {"event": "failed", "errno": exc.errno})
 
 
 def _enter(message: dict[str, object], fds: list[int]) -> int:

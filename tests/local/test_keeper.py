@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LISTENERS = {"tls", "http", "dns", "dnstcp"}
-LIMIT_S = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -184,41 +183,6 @@ def test_the_first_process_cannot_be_killed_or_read_from_inside(box: Sandbox) ->
     assert code == 0
     assert text.count("Permission denied") == 3
     assert text.endswith("alive\n")
-
-
-STOPPER = """
-import os, signal
-print("ready", flush=True)
-known = os.getpid()
-while True:
-    for pid in range(known + 1, known + 4):
-        try:
-            os.kill(pid, signal.SIGSTOP)
-        except ProcessLookupError:
-            continue
-        known = pid
-"""
-
-
-def test_who_stops_a_program_before_it_begins_holds_up_nobody() -> None:
-    """The first process ends what is stopped on its way, and goes on to serve."""
-    with keepers.sandbox() as made:
-        stopper = made.start(image.inside_python().program, "-I", "-S", "-c", STOPPER)
-        assert eventually(lambda: bool(stopper.outputs()), timeout_s=keepers.TIME_LIMIT_S)
-
-        def is_refused() -> bool:
-            begun = time.monotonic()
-            try:
-                made.start("true")
-            except SandboxError as exc:
-                return "stopped" in exc.message and time.monotonic() - begun < LIMIT_S
-            return False  # it was stopped too late, or not at all: tried again
-
-        assert eventually(is_refused, timeout_s=keepers.TIME_LIMIT_S)
-        stopper.signal(signal.SIGKILL)
-
-        assert stopper.wait(keepers.TIME_LIMIT_S) == 137
-        assert made.shell("echo served") == (0, "served\n")
 
 
 def test_close_ends_every_process() -> None:
