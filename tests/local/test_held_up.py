@@ -19,8 +19,12 @@ LIMIT_S = 10.0
 STOPPER = """
 import os, signal
 print("ready", flush=True)
-known = os.getpid()
+known, rounds = os.getpid(), 0
 while True:
+    rounds += 1
+    if rounds % 1000 == 0:
+        with open("/proc/loadavg") as load:
+            known = int(load.read().split()[4])
     for pid in range(known + 1, known + 4):
         try:
             os.kill(pid, signal.SIGSTOP)
