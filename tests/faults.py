@@ -224,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         proxy = self.server.proxy
         fault = proxy.take_rule(self.connection, self.command, self.path)
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = self._body()
         match fault:
             case Answer():
                 self._answer(fault)
@@ -236,6 +236,16 @@ class _Handler(BaseHTTPRequestHandler):
                 reset(self.connection)
             case _:
                 self._pass_on(body, fault)
+
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length") or 0))
+        pieces = []
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
 
     def _answer(self, fault: Answer) -> None:
         self.send_response(fault.status)
