@@ -27,6 +27,7 @@ _SHELL_SIGNAL_BASE = 128
 MEMORY_FOLDERS = ("/tmp", "/dev/shm", "/run")  # noqa: S108 - a sandbox's own
 MEMORY_FILES_LIMIT = 300_000
 """Files in one folder that is memory: each takes a kilobyte of the kernel's that nobody counts."""
+_PROGRAM_SCORE, _OWN_SCORE = 800, 600
 _LOOK_INTERVAL_S = 0.5
 _EXEC_LOOK_S, _EXEC_LIMIT_S = 0.05, 20.0
 """How often a forked process is looked at that does not get to its program, and for how long."""
@@ -34,6 +35,7 @@ _EXEC_LOOK_S, _EXEC_LIMIT_S = 0.05, 20.0
 
 def main(channel_fd: int) -> NoReturn:
     """Serve until the host is gone; the kernel then ends every process of the sandbox."""
+    score = _Score()
     hide_memory()
     channel = socket.socket(fileno=channel_fd)
     channel.set_inheritable(False)
@@ -42,7 +44,7 @@ def main(channel_fd: int) -> NoReturn:
         os.dup2(null, fd)
     os.close(null)
     with contextlib.suppress(WireError):
-        _Spawner(channel).serve()
+        _Spawner(channel, score).serve()
     os._exit(0)
 
 
@@ -54,9 +56,29 @@ def hide_memory() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+class _Score:
+    """Whom the kernel ends first where memory is short: a program, then us, then the host's.
+
+    Opened before our memory is hidden: a hidden process, and so what it forks, cannot open it.
+    """
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        with contextlib.suppress(OSError):
+            self._file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        self.set(_OWN_SCORE)
+
+    def set(self, score: int) -> None:
+        """Take a score, which what is forked from then on has too."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._file, str(score).encode(), 0)
+
+
 class _Spawner:
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, score: _Score) -> None:
         self._channel = channel
+        self._score = score
         self._reader = MessageReader(channel, takes_fds=True)
         self._children: set[int] = set()
         self._wake, wake_end = socket.socketpair()
@@ -109,13 +131,17 @@ class _Spawner:
         limits = list(_limits(message.get("limits")))
         program = _find(message)
         reading, writing = os.pipe()
+        self._score.set(_PROGRAM_SCORE)
         try:
             pid = os.fork()
         except OSError as exc:
+            self._score.set(_OWN_SCORE)
             os.close(reading)
             os.close(writing)
             return {"event": "failed", "stage": "fork", "errno": exc.errno}
-        if pid == 0:
+        if pid:
+            self._score.set(_OWN_SCORE)
+        else:
             _become(message, fds, writing, limits=limits, program=program)
         os.close(writing)
         trouble = _read_trouble(reading, pid)
@@ -233,10 +259,6 @@ def _become(
         for target, fd in enumerate(fds):
             os.dup2(fd, target)
         stage = "limits"
-        with contextlib.suppress(OSError):
-            score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-            os.write(score, b"700")
-            os.close(score)
         for limit, most in limits:
             resource.setrlimit(limit, most)
         stage = "cwd"

@@ -203,6 +203,25 @@ def test_the_kernels_memory_for_a_sandbox_is_held_where_it_can_be() -> None:
     assert after == (0, "on\n")
 
 
+def test_the_kernel_ends_programs_first() -> None:
+    """Where memory is short programs go before the sandbox's first process, and that before us."""
+    with keepers.sandbox() as made:
+        program = made.start("sleep", "60")
+        scores = {
+            Path(f"/proc/{pid}/comm").read_text().strip(): int(
+                Path(f"/proc/{pid}/oom_score_adj").read_text()
+            )
+            for pid in keepers.descendants(made.keeper.pid)
+        }
+        inside = made.run("cat", "/proc/self/oom_score_adj")
+        first = made.run("cat", "/proc/1/oom_score_adj")
+        program.signal(9)
+
+    assert scores["sleep"] == 800
+    assert scores["bwrap"] == 0
+    assert (inside, first) == ((0, "800\n"), (0, "600\n"))
+
+
 def test_an_end_by_the_kernel_is_told(tmp_path: Path) -> None:
     """When the kernel's count rises, who was killed then says why, once for all to see."""
     events = tmp_path / "memory.events"
