@@ -17,6 +17,14 @@ GIB = 1024 * MIB
 CHANNEL_FD = 200
 SECCOMP_FD = 201
 ARGUMENTS_FD = 202
+FIRST_PROGRAM = {
+    203: Path(__file__).resolve().with_name("wire.py"),
+    204: Path(__file__).resolve().with_name("pid1.py"),
+}
+"""What the first process is made of, by the descriptors that it is read from.
+
+It is copied, not bound: a mount inside would name the folder where it stands on the host.
+"""
 
 _MASKED_IN_PROC = (
     "cmdline",
@@ -171,12 +179,11 @@ def _first_program() -> Iterator[str]:
         yield from ("--ro-bind", source, target)
     for folder in python.hidden:
         yield from ("--size", "4096", "--tmpfs", folder, "--remount-ro", folder)
-    here = Path(__file__).resolve().parent
     for folder in ("", "/opencode_magic", "/opencode_magic/local"):
         yield from ("--perms", "0755", "--dir", f"{image.PROGRAM_FOLDER}{folder}")
-    for name in ("wire.py", "pid1.py"):
-        target = f"{image.PROGRAM_FOLDER}/opencode_magic/local/{name}"
-        yield from ("--ro-bind", str(here / name), target)
+    for number, path in FIRST_PROGRAM.items():
+        target = f"{image.PROGRAM_FOLDER}/opencode_magic/local/{path.name}"
+        yield from ("--perms", "0444", "--file", str(number), target)
 
 
 def _own_folders(spec: SandboxSpec) -> Iterator[str]:

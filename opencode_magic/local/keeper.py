@@ -136,8 +136,10 @@ class Keeper:
             arguments = _pipe_with(b"".join(word.encode() + b"\0" for word in words))
             argv = [start.program("bwrap"), "--args", str(isolation.ARGUMENTS_FD), "--"]
             argv += isolation.sandbox_command()
-            fds = [inner.fileno(), seccomp, arguments, errors.fileno()]
+            first = [_pipe_with(path.read_bytes()) for path in isolation.FIRST_PROGRAM.values()]
+            fds = [inner.fileno(), seccomp, arguments, errors.fileno(), *first]
             numbers = [isolation.CHANNEL_FD, isolation.SECCOMP_FD, isolation.ARGUMENTS_FD, 2]
+            numbers += isolation.FIRST_PROGRAM
             try:
                 self._request({"op": "enter", "argv": argv, "numbers": numbers}, fds)
                 inner.close()
@@ -147,8 +149,8 @@ class Keeper:
                 errors.seek(0)
                 raise _unavailable(errors.read(4000)) from exc
             finally:
-                os.close(seccomp)
-                os.close(arguments)
+                for fd in (seccomp, arguments, *first):
+                    os.close(fd)
         self._watchdog = Watchdog(self, spec.folder, spec.limits, self._note)
         self._watchdog.start()
 

@@ -70,7 +70,7 @@ def _usual(bench: _Bench) -> tuple[Part, ...]:
         outcomes = walls.try_all(keeper)
     calls = walls.system_calls()
     kinds: tuple[tuple[str, Mapping[str, str]], ...] = (
-        ("This machine's files, sockets, processes and settings", walls.PLACES),
+        ("This machine's files, sockets, processes and settings", walls.PLACES | walls.STATED),
         ("Rights, and ways into the kernel", walls.RIGHTS),
         ("System calls", calls),
     )
@@ -170,8 +170,8 @@ def _summary(checks: Sequence[Check]) -> Iterator[str]:
     stated = sum(check.state == "warning" for check in checks)
     user = "root (the agent is another user)" if os.geteuid() == 0 else "an ordinary user"
     result = f"{len(still_open)} NOT HELD" if still_open else "all held"
-    more = f", {stated} of them stated and refused with --strict only" if stated else ""
-    yield f"{len(checks)} attempts as {user}: {result}{more}."
+    rest = f"; known limits, marked 'said': {stated}" if stated else ""
+    yield f"{len(checks) - stated} attempts as {user}: {result}{rest}."
     for check in still_open:
         yield f"OPEN: {check.name}: {check.detail}"
     for step in sorted({check.next_step for check in still_open}):

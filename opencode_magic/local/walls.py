@@ -93,6 +93,7 @@ PLACES = {
     "an abstract socket of this machine": "socket.socket(1, 1).connect('\\0' + TOLD['name'])",
     "a process of this machine": "find_in('cmdline', TOLD['name'])",
     "the environment of this machine": "find_in('environ', TOLD['name'])",
+    "the folder of our program": "find_in('mountinfo', TOLD['program'])",
     "the keyring of this machine": "call(KEYCTL, 0, -3, 0)",
     "core_pattern": "open('/proc/sys/kernel/core_pattern', 'w')",
     "ip_forward": "open('/proc/sys/net/ipv4/ip_forward', 'w')",
@@ -125,6 +126,11 @@ PLACES = {
 }
 
 
+STATED = {"the names of the folders behind its own": "name_behind('/vercel')"}
+"""What a sandbox can learn, and is not kept from it: names, and nothing that stands there."""
+_SAYS = "visible in /proc/self/mountinfo; nothing else of these folders can be reached"
+
+
 def system_calls() -> dict[str, str]:
     """Give an attempt for each system call that the filter forbids, by name."""
     column = 0 if platform.machine() == "x86_64" else 1
@@ -137,7 +143,7 @@ def system_calls() -> dict[str, str]:
 
 def attempts() -> dict[str, str]:
     """Give every attempt by name."""
-    return PLACES | RIGHTS | system_calls()
+    return PLACES | STATED | RIGHTS | system_calls()
 
 
 PROGRAM = r"""
@@ -172,6 +178,10 @@ def find_in(name, text):
         except OSError: continue
         if text.encode() in data and b"import ctypes" not in data: return
     raise FileNotFoundError(2, "no process has it")
+def name_behind(folder):
+    with open("/proc/self/mountinfo") as file:
+        roots = [line.split()[3] for line in file if line.split()[4] == folder]
+    if not roots or roots[0] == "/": raise FileNotFoundError(2, "no name is shown")
 def run_setuid():
     program = next(path for path in ("/usr/bin/su", "/bin/su") if os.stat(path).st_mode & 0o4000)
     child = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
@@ -252,6 +262,7 @@ def canaries(user: Sequence[str] = ()) -> Iterator[dict[str, str]]:
     ):
         Path(folder).chmod(0o755)
         told = {"file": f"{folder}/file", "socket": f"{folder}/socket", "name": name}
+        told["program"] = str(Path(__file__).resolve().parent)
         Path(told["file"]).write_text(name)
         Path(told["file"]).chmod(0o644)
         abstract.bind(f"\0{name}")
@@ -270,18 +281,17 @@ def _process(argv: Sequence[str], name: str) -> Iterator[None]:
 
 
 def judge(outcomes: Mapping[str, int]) -> tuple[Check, ...]:
-    """Say of each attempt whether the wall held, and by which answer."""
-    return tuple(
-        Check(name, "ok", f"refused: {_answer(outcome)}")
-        if outcome not in {0, BROKEN}
-        else Check(
-            name,
-            "blocked",
-            "it worked" if outcome == 0 else "it could not be tried",
-            STEP,
-        )
-        for name, outcome in outcomes.items()
-    )
+    """Say of each attempt whether the wall held, and by which answer; a warning is stated."""
+    return tuple(_judge_one(name, outcome) for name, outcome in outcomes.items())
+
+
+def _judge_one(name: str, outcome: int) -> Check:
+    if name in STATED and outcome == 0:
+        return Check(name, "warning", _SAYS)
+    if outcome in {0, BROKEN}:
+        detail = "it worked" if outcome == 0 else "it could not be tried"
+        return Check(name, "blocked", detail, STEP)
+    return Check(name, "ok", f"refused: {_answer(outcome)}")
 
 
 def _answer(outcome: int) -> str:

@@ -292,7 +292,7 @@ class _Evidence:
         found = [self.allowed[port] for port in tried.ports if port in self.allowed]
         if len(found) != 1 or not found[0].reason.endswith(UNREAD):
             return ""
-        return f"not refused, and on record as {found[0].record_id}: {found[0].reason}"
+        return f"on record as {found[0].record_id}: {found[0].reason}; --strict refuses it"
 
 
 def _judge_one(name: str, tried: Tried, evidence: _Evidence, is_strict: bool) -> Check:  # noqa: FBT001 - a private helper

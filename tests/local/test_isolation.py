@@ -320,6 +320,24 @@ def test_arguments_hold_no_host_path_of_the_user(box: Sandbox) -> None:
     assert "--bind" not in text
 
 
+def test_mounts_name_no_folder_of_the_program(box: Sandbox) -> None:
+    """The folder where this program stands on the host, often the project's, is not told."""
+    _code, text = box.shell("cat /proc/self/mountinfo /proc/1/mountinfo /proc/self/mounts")
+
+    assert " /vercel " in text
+    assert str(Path(isolation.__file__).parent) not in text
+
+
+def test_the_first_program_cannot_be_changed(box: Sandbox) -> None:
+    """What the first process is made of is a copy that nobody inside can write to."""
+    place = f"{image.PROGRAM_FOLDER}/opencode_magic/local"
+    _code, text = box.shell(f"cd {place}; ls; chmod u+w pid1.py; echo x >> pid1.py; rm wire.py")
+
+    assert text.splitlines()[:2] == ["pid1.py", "wire.py"]
+    assert len(text.splitlines()) == 5
+    assert text.count("Read-only file system") == 2
+
+
 def test_the_keeper_has_no_right_on_the_host() -> None:
     """Its bubblewrap gets exactly five capabilities, in a user namespace of its own."""
     words = isolation.keeper_arguments()

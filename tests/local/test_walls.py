@@ -72,13 +72,16 @@ def ordinary_outcomes() -> dict[str, int]:
     return seen
 
 
-@pytest.mark.parametrize("attempt", walls.attempts())
+REFUSED = [name for name in walls.attempts() if name not in walls.STATED]
+
+
+@pytest.mark.parametrize("attempt", REFUSED)
 def test_an_attempt_to_get_out_is_refused(outcomes: dict[str, int], attempt: str) -> None:
     """Nothing on the list works from inside."""
     assert outcomes[attempt] not in {0, walls.BROKEN}
 
 
-@pytest.mark.parametrize("attempt", walls.attempts())
+@pytest.mark.parametrize("attempt", REFUSED)
 def test_an_ordinary_users_wall_is_the_same(
     ordinary_outcomes: dict[str, int], attempt: str
 ) -> None:
@@ -143,6 +146,8 @@ def test_outcomes_become_checks() -> None:
         {"a": errno.EPERM, "b": 0, "c": walls.BROKEN, "d": 128 + 31}
     )
 
+    [stated] = walls.judge(dict.fromkeys(walls.STATED, 0))
+    assert (stated.state, "mountinfo" in stated.detail) == ("warning", True)
     assert killed.detail == "refused: ended by SIGSYS"
     assert (refused.state, refused.detail) == ("ok", "refused: Operation not permitted (EPERM)")
     assert (worked.state, worked.detail) == ("blocked", "it worked")
