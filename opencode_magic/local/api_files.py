@@ -106,6 +106,9 @@ async def _content(program: files.Program, first: bytes) -> AsyncIterator[bytes]
     while chunk:
         yield chunk
         chunk = await wait_in_thread(program.read)
-    code, _ = await wait_in_thread(program.finish)
+    try:
+        code, _ = await wait_in_thread(program.finish)
+    except ApiError as exc:
+        raise _BrokenOffError from exc
     if code:
         raise _BrokenOffError

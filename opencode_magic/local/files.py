@@ -65,9 +65,10 @@ class Program:
             self._close(self._in, self._out, self._err)
             if box.is_alive:
                 raise ApiError(500, "command_failed", exc.message) from exc
-            raise ApiError(410, "sandbox_stopped", "Sandbox is stopped") from exc
+            raise _stopped() from exc
         finally:
             self._close(child_in, child_out, child_err)
+        self._box = box
         os.set_blocking(self._in, False)
         self._is_open = {self._in, self._out}
         self._complaint = b""
@@ -109,12 +110,18 @@ class Program:
             return os.read(self._out, CHUNK_BYTES)
 
     def finish(self) -> tuple[int, str]:
-        """Wait for its end; gives the exit code and the first line that it complained with."""
+        """Wait for its end; gives the exit code and the first line that it complained with.
+
+        Raises:
+            ApiError: It ended because its sandbox did.
+        """
         self.end_input()
         code = self._child.wait(STALL_TIMEOUT_S)
         self._reader.join(1.0)
         lines = self._complaint.decode(errors="replace").strip().splitlines()
         self.close()
+        if code and not self._box.is_alive:
+            raise _stopped()
         return code, lines[0] if lines else ""
 
     def kill(self) -> None:
@@ -140,6 +147,10 @@ class Program:
     def _close(*descriptors: int) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _stopped() -> ApiError:
+    return ApiError(410, "sandbox_stopped", "Sandbox is stopped")
 
 
 def resolve(path: object, cwd: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -248,3 +249,32 @@ def test_hundred_megabytes_go_in_and_out(box: sdk.SyncSandbox) -> None:
 
     assert summed.split()[0] == hashlib.sha256(data).hexdigest()
     assert back == data
+
+
+def test_write_whose_sandbox_ends_is_repeated_on_the_next_life(
+    client: sdk.SyncSandboxClient,
+) -> None:
+    """An upload that a stop breaks off is told as the stop: the SDK resumes and repeats it."""
+    box = client.create_sandbox(name="broken-off", persistent=True)
+    first = box.current_session
+    assert first is not None
+    data = os.urandom(1_000_000) * 30
+
+    def stop_while_writing() -> None:
+        wait_for(lambda: is_writing(first), 10)
+        first.stop()
+
+    stopper = threading.Thread(target=stop_while_writing)
+    stopper.start()
+    box.fs.write_bytes("big.bin", data)
+    stopper.join(20)
+    ids, back = (first.id, box.current_session_id), box.fs.read_bytes("big.bin")
+    box.destroy()
+
+    assert ids[0] != ids[1]
+    assert back == data
+
+
+def is_writing(session: sdk.SyncSandboxRuntimeSession) -> bool:
+    done = session.run_process("pgrep", ["-x", "tar"], stdout=subprocess.DEVNULL)
+    return done.returncode == 0
