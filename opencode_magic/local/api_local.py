@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from opencode_magic.core.policy import canonical_host
+from opencode_magic.local.key_search import injected_values
 from opencode_magic.local.payloads import ApiError, bad_request
 from opencode_magic.local.requests import is_set, read_json, registry_of, session_id_of
 from opencode_magic.local.threads import in_thread, wait_in_thread
@@ -36,6 +37,7 @@ def local_routes() -> list[Route]:
         Route("/local/sandboxes/{name}/keep", keep, methods=["POST"]),
         Route(session + "/egress", egress, methods=["GET"]),
         Route(session + "/cut", cut, methods=["POST"]),
+        Route(session + "/search-key", search_key, methods=["POST"]),
     ]
 
 
@@ -95,6 +97,14 @@ async def cut(request: Request) -> Response:
         raise bad_request("host must be a host name")
     box = registry_of(request).box(session_id_of(request))
     return JSONResponse({"cut": await in_thread(box.firewall.cut, name)})
+
+
+async def search_key(request: Request) -> Response:
+    """Look for what the firewall injects in a running session's files and processes."""
+    registry, session_id = registry_of(request), session_id_of(request)
+    policy = registry.session(session_id).session.policy
+    found = await in_thread(registry.box(session_id).search, injected_values(policy))
+    return JSONResponse(found.to_json())
 
 
 async def _follow(log: EgressLog, after: int) -> AsyncIterator[bytes]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.errors import OpencodeMagicError
-from opencode_magic.local import commands, image, versions
+from opencode_magic.local import commands, image, key_search, versions
 from opencode_magic.local.firewall.ca import SandboxCA
 from opencode_magic.local.firewall.engine import Firewall
 from opencode_magic.local.firewall.record import EgressLog
@@ -27,7 +27,7 @@ from opencode_magic.local.ports import PublishedPort
 from opencode_magic.local.store import remove_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from opencode_magic.local.bodies import RunRequest
@@ -103,9 +103,11 @@ class Box:
         firewall: Firewall,
         egress: EgressLog,
         *,
+        folder: Path,
         has_opencode: bool,
     ) -> None:
         self.box_id = box_id
+        self._folder = folder
         self.keeper = keeper
         self.firewall = firewall
         self.egress = egress
@@ -174,6 +176,10 @@ class Box:
         """Give all commands, oldest first."""
         with self._lock:
             return list(self._commands.values())
+
+    def search(self, values: Sequence[bytes]) -> key_search.Found:
+        """Look for values in its files and processes."""
+        return key_search.search(values, self._folder, self.keeper.pid)
 
     def close(self) -> None:
         """End everything of it. Twice is harmless."""
@@ -264,7 +270,8 @@ class BoxFactory:
                 is_strict=options.is_strict,
                 way_out=options.way_out,
             )
-            box = Box(box_id, keeper, firewall, egress, has_opencode=options.opencode is not None)
+            has_opencode, folder = options.opencode is not None, options.boxes / box_id
+            box = Box(box_id, keeper, firewall, egress, folder=folder, has_opencode=has_opencode)
         except BaseException:
             keeper.close()
             raise

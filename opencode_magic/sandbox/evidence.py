@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from opencode_magic.core.egress import EgressRecord
     from opencode_magic.core.proof import Seen
+    from opencode_magic.sandbox.key_scan import KeyScan
     from opencode_magic.sandbox.local_api import LocalApi
 
 RECORD_WAIT_S = 1.0
@@ -31,6 +32,9 @@ POLICY_REASONS = frozenset(
     }
 )
 """A refusal for another reason, such as an address that is not public, shows no policy."""
+
+KEY = "the key, inside"
+NOT_ALL = "(not all files could be read)"
 
 _GATEWAY_STATUSES = {502, 504}
 """What a firewall or proxy says itself when it cannot reach the model."""
@@ -88,6 +92,21 @@ class Judge:
         seen, evidence, is_wall = self.evidence(name, answer, plan)
         return Probe(asked, "refused", seen, evidence, is_wall, duration_s)
 
+    def key(self, scan: KeyScan | None, answer: Mapping[str, object] | None) -> Probe:
+        """Judge the search for the key that ran inside."""
+        if scan is None:
+            return Probe(KEY, "absent", "absent", "too short to look for without giving it away")
+        if answer is None:
+            return Probe(KEY, "absent", "no answer", "the search did not end")
+        duration_s = number(answer.get("s"))
+        hits = answer.get("hits")
+        if scan.is_among(hits if isinstance(hits, list) else []):
+            return Probe(KEY, "absent", "present", "found inside", duration_s=duration_s)
+        where = "environment, files, processes"
+        if not answer.get("isWhole"):
+            where += f" {NOT_ALL}"
+        return Probe(KEY, "absent", "absent", where, duration_s=duration_s)
+
     def model_evidence(self, host: str, answer: Mapping[str, object]) -> tuple[int, str]:  # noqa: ARG002 - for judges that have a record
         """Give the status that is on record (0: none), and what speaks against an answer."""
         return 0, ""
@@ -112,6 +131,24 @@ class RecordJudge(Judge):
         self._last_seq = last_seq
         self._records: tuple[EgressRecord, ...] = ()
         self._own: set[int] = set()
+
+    def key(self, scan: KeyScan | None, answer: Mapping[str, object] | None) -> Probe:
+        """Look for the key from outside too, where nothing inside has a say in what is found."""
+        inside = super().key(scan, answer)
+        if scan is None or inside.seen == "present":
+            return inside
+        started = time.monotonic()
+        found = self._local.search_key(self._session_id)
+        if found is None:
+            return inside
+        duration_s = time.monotonic() - started
+        if found.hits:
+            where = f"found in {', '.join(found.hits)}"
+            return Probe(KEY, "absent", "present", where, duration_s=duration_s)
+        where = f"searched from outside: {found.files} files, {found.processes} processes"
+        if not found.is_whole:
+            where += f" {NOT_ALL}"
+        return Probe(KEY, "absent", "absent", where, duration_s=duration_s)
 
     def model_evidence(self, host: str, answer: Mapping[str, object]) -> tuple[int, str]:
         """Look for the request that was let through, and for how it ended."""

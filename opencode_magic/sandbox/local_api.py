@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 CALL_TIMEOUT_S = 5.0
+SEARCH_TIMEOUT_S = 30.0
 DESTROY_TIMEOUT_S = 30.0
 _LINE_LIMIT_BYTES = 1024 * 1024
 
@@ -65,6 +66,16 @@ class _RefusedError(SandboxConnectionError):
         self.status = status
 
 
+@dataclass(frozen=True, slots=True)
+class KeySearch:
+    """What a search for the key saw: kinds of places that hold it, and how much was read."""
+
+    hits: tuple[str, ...]
+    files: int
+    processes: int
+    is_whole: bool
+
+
 class LocalApi:
     """Calls to the local server. Every call has a connection of its own; safe between threads."""
 
@@ -90,6 +101,26 @@ class LocalApi:
     def cut(self, session_id: str, host: str) -> None:
         """Cut the live connections of a sandbox to a host."""
         self._call("POST", f"/api/local/sessions/{quote(session_id)}/cut", {"host": host})
+
+    def search_key(self, session_id: str) -> KeySearch | None:
+        """Look for the injected key inside, from outside; None where the server is too old.
+
+        Raises:
+            SandboxConnectionError: It does not answer, or not as it should.
+        """
+        path = f"/api/local/sessions/{quote(session_id)}/search-key"
+        try:
+            value = self._call("POST", path, timeout_s=SEARCH_TIMEOUT_S)
+        except _RefusedError as exc:
+            if exc.status == http.HTTPStatus.NOT_FOUND:
+                return None
+            raise
+        found = value if isinstance(value, dict) else {}
+        hits, is_whole = found.get("hits"), found.get("isWhole")
+        if not isinstance(hits, list) or not isinstance(is_whole, bool):
+            raise SandboxConnectionError("the local server does not speak as it should")
+        files, processes = int(found.get("files", 0)), int(found.get("processes", 0))
+        return KeySearch(tuple(map(str, hits)), files, processes, is_whole)
 
     def destroy(self, name: str, *, discard: bool) -> str | None:
         """End and remove a sandbox; the server keeps the agent's files unless told to discard them.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from opencode_magic.core.policy import Request, decide
 from opencode_magic.core.proof import Probe, Proof
 from opencode_magic.errors import SandboxConnectionError
-from opencode_magic.sandbox.evidence import Judge, Outside, OutsideJudge, RecordJudge, number
+from opencode_magic.sandbox.evidence import Judge, Outside, OutsideJudge, RecordJudge
 from opencode_magic.sandbox.faults import as_connection_error
 from opencode_magic.sandbox.policy import check_readback
 
@@ -106,7 +106,7 @@ class Prover:
             *self._refusals(plan, answers, judge),
         ]
         if self.is_key_outside:
-            probes.append(_key_probe(self.key_scan, answers.get("key")))
+            probes.append(judge.key(self.key_scan, answers.get("key")))
         probes.extend(self._compare_policy())
         duration_s = time.monotonic() - started
         return Proof(tuple(probes), started_ms, duration_s), judge.own_seqs()
@@ -204,19 +204,3 @@ def _parse(text: str) -> dict[str, list[dict[str, object]]]:
         except (ValueError, KeyError, AttributeError, TypeError):
             continue
     return answers
-
-
-def _key_probe(scan: KeyScan | None, answer: Mapping[str, object] | None) -> Probe:
-    asked = "the key, inside"
-    if scan is None:
-        return Probe(asked, "absent", "absent", "too short to look for without giving it away")
-    if answer is None:
-        return Probe(asked, "absent", "no answer", "the search did not end")
-    duration_s = number(answer.get("s"))
-    hits = answer.get("hits")
-    if scan.is_among(hits if isinstance(hits, list) else []):
-        return Probe(asked, "absent", "present", "found inside", duration_s=duration_s)
-    where = "environment, files, processes"
-    if not answer.get("isWhole"):
-        where += " (not all files could be read)"
-    return Probe(asked, "absent", "absent", where, duration_s=duration_s)

@@ -16,6 +16,7 @@ from tests.local.servers import LocalServer, processes_with, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+VALUE = "planted-vck-0123456789abcdefghij"
 SERVE = ("-m", "http.server", "4096", "--bind", "127.0.0.1")
 
 
@@ -53,6 +54,31 @@ def test_whole_round_as_an_ordinary_user(ordinary: LocalServer) -> None:
     assert (name, page, text) == ("ubuntu\n", "served", "served")
     assert isinstance(kept, dict)
     assert kept["files"] == 1
+
+
+def test_search_for_the_key_as_an_ordinary_user(ordinary: LocalServer) -> None:
+    """What the sandbox holds is read from outside; what its owner may not read is said."""
+    headers = {"authorization": f"Bearer {VALUE}"}
+    rule = sdk.NetworkPolicyRule(transform=[sdk.NetworkPolicyTransform(headers=headers)])
+    client = ordinary.client()
+    box = client.create_sandbox(
+        name="search",
+        persistent=False,
+        network_policy=sdk.NetworkPolicy.custom(allow={"api.example.com": [rule]}),
+    )
+    assert box.current_session is not None
+    path = f"/local/sessions/{box.current_session.id}/search-key"
+    box.run_process("sh", ["-c", "echo clean > note; sleep 60 &"])
+    clean = ordinary.ask("POST", path).json()
+    box.run_process("sh", ["-c", f"echo {VALUE} > note; echo > closed; chmod 0 closed"])
+    box.create_process("sleep", ["60"], env={"LEAK": VALUE})
+    dirty = ordinary.ask("POST", path).json()
+    box.destroy()
+    client.close()
+
+    assert (clean["hits"], clean["isWhole"]) == ([], True)
+    assert dirty["hits"] == ["the environment of a process", "a file"]
+    assert not dirty["isWhole"]
 
 
 def test_crash_as_an_ordinary_user_leaves_nothing(ordinary: LocalServer) -> None:

@@ -129,6 +129,24 @@ def test_planted_key_is_found(local_keyed: LaunchRequest, place: str) -> None:
     assert proof.probes[-1].seen == "present"
 
 
+def test_key_is_found_where_what_runs_inside_says_that_it_is_not(
+    local_keyed: LaunchRequest,
+) -> None:
+    """The search from outside decides, whatever the one inside has seen or been made to say."""
+    sandbox = launch(local_keyed, quick_server(), Events())
+    try:
+        clean = sandbox.proof.probes[-1]
+        sandbox._parts.session.fs.write_text(f"{sandbox.place.home}/notes.txt", KEY)
+        proof, _ = replace(sandbox._parts.prover, folders=()).run()
+    finally:
+        sandbox.terminate(keep=False)
+
+    assert clean.evidence.startswith("searched from outside: ")
+    assert "not all" not in clean.evidence
+    assert proof.verdict == "failed"
+    assert proof.probes[-1].evidence == "found in a file"
+
+
 def test_open_wall_fails_the_launch(local_keyed: LaunchRequest) -> None:
     """Where the blocked host can be reached the launch fails, and leaves nothing running."""
     events = Events()
