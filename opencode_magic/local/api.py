@@ -95,7 +95,7 @@ def build_app(options: ApiOptions, activity: Activity) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     app.state.registry = options.registry
-    app.state.may_reach_loopback = options.has_extras
+    app.state.has_extras = app.state.may_reach_loopback = options.has_extras
     app.state.info = options.info
     app.state.shutdown = options.shutdown
     return Guard(app, options.token, activity)

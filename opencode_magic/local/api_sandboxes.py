@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
@@ -71,6 +72,8 @@ async def create(request: Request) -> Response:
     """Create and start a sandbox."""
     wanted = parse_create(await read_json(request))
     _check(request, wanted.policy)
+    if not request.app.state.has_extras:
+        wanted = replace(wanted, surroundings=None)
     view = await wait_in_thread(registry_of(request).create, wanted)
     return JSONResponse(_full(view))
 

@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 
 from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.core.policy_wire import parse_policy
+from opencode_magic.core.surroundings import PARAMETER
 from opencode_magic.errors import PolicyError
+from opencode_magic.local.company import parse_surroundings
 from opencode_magic.local.payloads import CWD, IMAGE, ApiError, bad_request
 from opencode_magic.local.resources import Resources, parse_resources
 from opencode_magic.local.retention import parse_expiration, parse_retention
@@ -47,6 +49,7 @@ class CreateRequest:
     is_persistent: bool = True
     policy: NetworkPolicy = field(default_factory=lambda: NetworkPolicy(mode="allow-all"))
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    surroundings: Mapping[str, str] | None = field(default=None, repr=False)
     tags: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[int, ...] = ()
     snapshot_id: str = ""
@@ -93,6 +96,7 @@ def parse_create(value: object) -> CreateRequest:
         is_persistent=_flag(body.get("persistent", True), "persistent"),
         policy=read_policy(body.get("networkPolicy", {"mode": "allow-all"})),
         env=parse_env(body.get("env")),
+        surroundings=parse_surroundings(body.get(PARAMETER)),
         tags=_tags(body.get("tags")),
         ports=_ports(body.get("ports")),
         snapshot_id=_snapshot_of(body),
@@ -163,6 +167,7 @@ def forked(
         "is_persistent": source.is_persistent,
         "policy": source.policy,
         "env": source.env,
+        "surroundings": source.surroundings,
         "tags": source.tags,
         "ports": source.ports,
         "snapshot_expiration_ms": source.snapshot_expiration_ms,

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.errors import OpencodeMagicError
 from opencode_magic.local import commands, image, key_search, versions
+from opencode_magic.local.company import Company, load_company
 from opencode_magic.local.firewall.ca import SandboxCA
 from opencode_magic.local.firewall.engine import Firewall
 from opencode_magic.local.firewall.record import EgressLog
+from opencode_magic.local.firewall.trust import Trust
 from opencode_magic.local.isolation import SandboxSpec
 from opencode_magic.local.keeper import Keeper, KeeperPlace
 from opencode_magic.local.payloads import CWD, ApiError
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
     from opencode_magic.local.bodies import RunRequest
     from opencode_magic.local.cgroups import Cgroups
-    from opencode_magic.local.firewall.way_out import WayOut
 
 COMMANDS_KEPT = 1000
 LARGE_COMMANDS_KEPT = 200
@@ -53,10 +54,8 @@ class BoxOptions:
     opencode: Path | None = None
     upstreams: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     upstream_ca: Path | None = None
-    authorities: bytes = b""
-    """PEM certificates that programs inside trust beside the system's."""
-    way_out: WayOut | None = None
-    """The user's upstream proxy, asked after the verdict."""
+    company: Company = field(default_factory=Company)
+    """How a sandbox goes out that was not created with surroundings of its own."""
     is_strict: bool = False
     """Plain allowed hosts are terminated too."""
     cgroups: Cgroups | None = None
@@ -219,7 +218,7 @@ class BoxFactory:
         self._lock = threading.Lock()
         self._building = threading.Lock()
         self._is_closed = False
-        self._trusted = image.host_ca_bundle().rstrip() + b"\n" + options.authorities
+        self._trusted = image.host_ca_bundle().rstrip() + b"\n"
 
     @property
     def spare_id(self) -> str:
@@ -227,13 +226,20 @@ class BoxFactory:
         with self._lock:
             return "" if self._spare is None else self._spare.box_id
 
-    def take(self, policy: NetworkPolicy) -> Box:
+    def take(self, policy: NetworkPolicy, surroundings: Mapping[str, str] | None = None) -> Box:
         """Give a running sandbox on a folder of its own, with the policy in force.
 
+        Args:
+            policy: What it may reach.
+            surroundings: Its user's proxy and certificate authorities; None is the server's own.
+
         Raises:
+            SettingsError: The surroundings cannot be used; never repeats a password.
             HomeUnavailableError: Isolation cannot be had here.
             SandboxError: The sandbox cannot be built.
         """
+        if self._company(surroundings) != self.options.company:
+            return self.make(new_box_id(), policy, surroundings)
         # A spare that is being built is ready sooner than another one would be.
         with self._building, self._lock:
             spare, self._spare = self._spare, None
@@ -245,16 +251,26 @@ class BoxFactory:
         spare.firewall.set_policy(policy)
         return spare
 
-    def make(self, box_id: str, policy: NetworkPolicy) -> Box:
+    def make(
+        self,
+        box_id: str,
+        policy: NetworkPolicy,
+        surroundings: Mapping[str, str] | None = None,
+    ) -> Box:
         """Give a running sandbox on the folder of this name, which may have files already.
 
         Raises:
+            SettingsError: The surroundings cannot be used; never repeats a password.
             HomeUnavailableError: Isolation cannot be had here.
             SandboxError: The sandbox cannot be built.
         """
         versions.require_same()
         started = time.monotonic()
-        options = self.options
+        options, company = self.options, self._company(surroundings)
+        trusted = self._trusted + company.authorities
+        # OpenSSL's defaults are the server's own.
+        is_own = company == options.company
+        upstream_ca = options.upstream_ca if is_own else Trust(trusted, company.authority_dir)
         place = KeeperPlace(options.boxes, options.opencode, options.cgroups)
         keeper = Keeper.prepare(place)
         try:
@@ -265,10 +281,10 @@ class BoxFactory:
                 ca=ca,
                 record=egress,
                 upstreams=options.upstreams,
-                upstream_ca=options.upstream_ca,
+                upstream_ca=upstream_ca,
                 allow_loopback_forward=options.may_reach_loopback,
                 is_strict=options.is_strict,
-                way_out=options.way_out,
+                way_out=company.way_out,
             )
             has_opencode, folder = options.opencode is not None, options.boxes / box_id
             box = Box(box_id, keeper, firewall, egress, folder=folder, has_opencode=has_opencode)
@@ -280,7 +296,7 @@ class BoxFactory:
             spec = SandboxSpec(
                 name=box_id,
                 folder=options.boxes / box_id,
-                ca_bundle=self._trusted + ca.pem,
+                ca_bundle=trusted + ca.pem,
                 opencode=options.opencode,
             )
             keeper.enter(spec)
@@ -289,6 +305,11 @@ class BoxFactory:
             raise
         log.info("sandbox built in %.3f s", time.monotonic() - started)
         return box
+
+    def _company(self, surroundings: Mapping[str, str] | None) -> Company:
+        if surroundings is None:
+            return self.options.company
+        return load_company(surroundings, self.options.upstream_ca)
 
     def refill(self) -> None:
         """Make the spare where there is none. Never raises: a create says what is wrong."""

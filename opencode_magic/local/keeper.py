@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from opencode_magic.local.isolation import Limits, SandboxSpec
+    from opencode_magic.local.resources import Resources
 
 __all__ = ["Child", "Keeper", "KeeperPlace"]
 
@@ -261,17 +262,17 @@ class Keeper:
         """End processes, by their pid in ``processes``, at once."""
         self._ask({"op": "kill", "pids": list(pids)})
 
-    def limit_memory(self, memory_bytes: int) -> None:
-        """Let all processes inside have so much memory together, from now on."""
-        if self._watchdog is not None:
-            self._watchdog.limit_memory(memory_bytes)
-        if self._group is not None:
-            self._group.limit_memory(memory_bytes)
+    def limit(self, resources: Resources) -> None:
+        """Let all processes inside have so much together, from now on.
 
-    def limit_processors(self, vcpus: int | None) -> None:
-        """Hold all of it to so many processors where there is a control group; None leaves it."""
-        if self._group is not None and vcpus is not None:
-            self._group.limit_processors(vcpus)
+        Processors are held to where they were asked for and there is a control group.
+        """
+        if self._watchdog is not None:
+            self._watchdog.limit_memory(resources.memory_bytes)
+        if self._group is not None:
+            self._group.limit_memory(resources.memory_bytes)
+            if resources.wanted_vcpus is not None:
+                self._group.limit_processors(resources.wanted_vcpus)
 
     def kernel_kills(self) -> int:
         """Give how many processes the kernel has ended for the sandbox's memory."""

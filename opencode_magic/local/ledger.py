@@ -191,6 +191,7 @@ def sandbox_of(request: CreateRequest, moment: int) -> Sandbox:
         resources=request.resources,
         policy=request.policy,
         env=request.env,
+        surroundings=request.surroundings,
         tags=request.tags,
         ports=request.ports,
         snapshot_id=request.snapshot_id,

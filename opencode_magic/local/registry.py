@@ -9,9 +9,10 @@ import logging
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from opencode_magic.errors import HomeUnavailableError, OpencodeMagicError
+from opencode_magic.errors import HomeUnavailableError, OpencodeMagicError, SettingsError
 from opencode_magic.local.bodies import TIMEOUT_LIMIT_MS, forked
 from opencode_magic.local.ledger import Ledger, begin_session, now_ms, require_secrets, sandbox_of
 from opencode_magic.local.leftovers import start_ticks
@@ -325,21 +326,20 @@ class Registry:
 
     def _start_box(self, sandbox: Sandbox, box_id: str) -> Box:
         """Start a sandbox's processes, on a folder of its own or on the one of this name."""
+        make = partial(self._factory.make, box_id) if box_id else self._factory.take
         try:
-            if box_id:
-                box = self._factory.make(box_id, sandbox.policy)
-            else:
-                box = self._factory.take(sandbox.policy)
+            box = make(sandbox.policy, sandbox.surroundings)
         except ApiError:
             raise
+        except SettingsError as exc:  # never repeats a password
+            raise bad_request(str(exc)) from exc
         except HomeUnavailableError as exc:
             raise ApiError(503, "isolation_unavailable", str(exc)) from exc
         except OpencodeMagicError as exc:
             raise ApiError(500, "sandbox_start_failed", str(exc)) from exc
         try:
             box.env = sandbox.env
-            box.keeper.limit_memory(sandbox.resources.memory_bytes)
-            box.keeper.limit_processors(sandbox.resources.wanted_vcpus)
+            box.keeper.limit(sandbox.resources)
             box.publish(sandbox.ports)
         except OSError as exc:
             box.close()

@@ -21,7 +21,7 @@ from opencode_magic.errors import SandboxError
 from opencode_magic.local import versions
 from opencode_magic.local.box import BoxFactory, BoxOptions
 from opencode_magic.local.cgroups import open_cgroups
-from opencode_magic.local.company import find_way_out, load_authorities
+from opencode_magic.local.company import load_company
 from opencode_magic.local.demo_model import DemoModel
 from opencode_magic.local.registry import Registry
 from opencode_magic.local.store import Store, write_json
@@ -96,13 +96,12 @@ class _Server:
         self._ending = asyncio.Event()
         self._ending_for = ""
         self._demo = DemoModel() if options.tcp is None else None
-        self._way_out = find_way_out(os.environ)
+        self._company = load_company(os.environ, options.upstream_ca)
         self._cgroups = open_cgroups(options.state_dir, options.cgroup)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self) -> None:
         options = self._options
-        authorities = load_authorities(os.environ, options.upstream_ca)
         listener = _bind(options)
         factory = BoxFactory(
             BoxOptions(
@@ -110,8 +109,7 @@ class _Server:
                 opencode=options.opencode if options.tcp is None else None,
                 upstreams=options.upstreams,
                 upstream_ca=options.upstream_ca,
-                authorities=authorities,
-                way_out=self._way_out,
+                company=self._company,
                 is_strict=options.is_strict,
                 may_reach_loopback=options.tcp is None,
                 cgroups=self._cgroups,
@@ -190,7 +188,7 @@ class _Server:
             "upstreams": [
                 f"{host}={address}:{port}" for host, (address, port) in options.upstreams.items()
             ],
-            "way_out": f"{self._way_out.host}:{self._way_out.port}" if self._way_out else "",
+            "way_out": self._company.proxy,
             "is_strict": options.is_strict,
             "memory_guard": self._memory_guard,
             "surroundings": surroundings.digest(os.environ),

@@ -64,6 +64,9 @@ class Sandbox:
     resources: Resources = field(default_factory=Resources)
     policy: NetworkPolicy = field(default_factory=NetworkPolicy)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    surroundings: Mapping[str, str] | None = field(default=None, repr=False)
+    """How its creator's kernel goes out; None is as the server does. Never on disk: a later server
+    goes its own way."""
     tags: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[int, ...] = ()
     snapshot_id: str = ""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from opencode_magic.sandbox.local_api import PROTOCOL, LocalApi, ServerFile, loa
 from opencode_magic.settings import make_private_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import httpx2
     from vercel.sandbox.sync import SandboxCredentials, SyncSandboxClient
@@ -46,6 +46,9 @@ class Connection:
     local: LocalApi | None = None
     """Calls beyond the Sandbox API; None on the cloud home, which has none."""
     demo_model_url: str = ""
+    extras: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    """More parameters of a create call: how this kernel goes out, with its proxy's password. A
+    local server that runs already may have been started where the machine went out another way."""
     has_opencode: bool = False
     """Whether the home's image is known to hold the pinned OpenCode."""
     successor: Callable[[], Connection | None] = lambda: None
@@ -134,6 +137,7 @@ def connect_local(server: ServerFile) -> Connection:
         client=_sdk_client("http://local/api", credentials, http_client),
         local=LocalApi(server.socket, server.token),
         demo_model_url=server.demo_model_url,
+        extras={surroundings.PARAMETER: surroundings.chosen(os.environ)},
         has_opencode=server.opencode_version == VERSION,
     )
 
@@ -142,7 +146,8 @@ def ensure_server(settings: Settings, *, opencode: Path | None = None) -> Server
     """Give a local server that answers: the running one, or one that is started now.
 
     A running one of another version of this package, or that was started with another proxy or
-    other certificate authorities, is ended and replaced where it holds no sandbox. It is refused
+    other certificate authorities, is ended and replaced where it holds no sandbox; where it does,
+    it is told with each new one how that goes out. It is refused
     with the next step where it does and speaks another protocol, or lacks what the settings ask.
 
     Raises:

@@ -60,7 +60,6 @@ CLEAN_UP_BUDGET_S = 15.0
 TAIL_BUDGET_S = 2.0
 UPLOAD_PACKAGE = PACKAGES["opencode-linux-x64"]
 """What a cloud sandbox runs on, whatever this machine is."""
-
 LOCAL_BINARY = "/opt/opencode/bin/opencode"
 """Where a local server's image holds the binary that the server was started with."""
 
@@ -250,6 +249,7 @@ class Steps:
                 persistent=False,
                 network_policy=to_sdk_policy(self._policy()),
                 tags={"app": "opencode-magic"},
+                **connection.extras,  # type: ignore[arg-type] # the SDK passes them on
             )
         except Exception as exc:
             fault = describe(exc)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from vercel.sandbox.sync import SandboxApiError
 
 from opencode_magic.errors import CredentialsError, SandboxConnectionError, SettingsError
 from opencode_magic.sandbox import connect as connecting
@@ -148,6 +149,30 @@ def test_server_of_another_proxy_is_replaced(
     assert second.pid != first.pid
     assert LocalApi(second.socket, second.token).info()["way_out"] == "proxy.example:8080"
     assert ensure_server(settings) == second
+
+
+def test_a_server_with_sandboxes_is_told_how_each_goes_out(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that holds a sandbox stays, and what is created by another kernel goes out as that."""
+    first = ensure_server(settings)
+    earlier = connect_local(first)
+    earlier.client.create_sandbox(name="earlier", persistent=False, **earlier.extras)  # type: ignore[arg-type] # passed on
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://me:SECRET@proxy.example")
+    second = ensure_server(settings)
+    later = connect_local(second)
+    with pytest.raises(SandboxApiError, match="must be an http:// URL, not socks5://") as caught:
+        later.client.create_sandbox(name="later", persistent=False, **later.extras)  # type: ignore[arg-type] # passed on
+    monkeypatch.delenv("HTTPS_PROXY")
+    again = connect_local(second)
+    again.client.create_sandbox(name="later", persistent=False, **again.extras)  # type: ignore[arg-type] # passed on
+    names = {item.name for item in again.client.query_sandboxes()}
+    for connection in (earlier, later, again):
+        connection.close()
+
+    assert second == first
+    assert names == {"earlier", "later"}
+    assert "SECRET" not in str(caught.value) + repr(later)
 
 
 def test_proxy_that_cannot_be_used_is_told(

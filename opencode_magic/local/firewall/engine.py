@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opencode_magic.core.policy import NetworkPolicy
     from opencode_magic.local.firewall.ca import SandboxCA
     from opencode_magic.local.firewall.record import EgressLog
+    from opencode_magic.local.firewall.trust import Trust
     from opencode_magic.local.firewall.way_out import WayOut
 
 SERVICE_LIMIT = 512
@@ -47,7 +48,7 @@ class Firewall:
         ca: SandboxCA,
         record: EgressLog,
         upstreams: Mapping[str, tuple[str, int]] | None = None,
-        upstream_ca: Path | None = None,
+        upstream_ca: Path | Trust | None = None,
         allow_loopback_forward: bool = False,
         is_strict: bool = False,
         way_out: WayOut | None = None,
@@ -63,7 +64,8 @@ class Firewall:
             record: Gets every decision.
             upstreams: Replaces name resolution: canonical host to address and port. Such an
                 address need not be global.
-            upstream_ca: More certificate authorities (PEM) that upstreams may be signed by.
+            upstream_ca: More certificate authorities (PEM) that upstreams may be signed by; a
+                ``Trust`` stands instead of those that this process trusts by default.
             allow_loopback_forward: A ``forwardURL`` to loopback is followed for ``.internal``
                 hosts.
             is_strict: Plain allowed hosts are terminated as well, so that fronting is impossible.

@@ -14,6 +14,7 @@ from opencode_magic.local.firewall.dns import SyntheticAddresses
 from opencode_magic.local.firewall.quota import Quota
 from opencode_magic.local.firewall.record import Attempt, Outcome
 from opencode_magic.local.firewall.resolve import Resolver, is_subnet_denied, look_up
+from opencode_magic.local.firewall.trust import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,7 @@ class Wall:
         ca: SandboxCA,
         record: EgressLog,
         upstreams: Mapping[str, tuple[str, int]],
-        upstream_ca: Path | None,
+        upstream_ca: Path | Trust | None,
         allow_loopback_forward: bool,
         is_strict: bool,
         way_out: WayOut | None,
@@ -96,13 +97,19 @@ class Wall:
         """Give the context for upstreams: the system's authorities and the user's, HTTP/1.1."""
         with self._lock:
             if self._upstream_context is None:
-                context = ssl.create_default_context()
-                if self._upstream_ca is not None:
-                    context.load_verify_locations(cafile=self._upstream_ca)
+                context = self._trusting_context()
                 context.minimum_version = ssl.TLSVersion.TLSv1_2
                 context.set_alpn_protocols(["http/1.1"])
                 self._upstream_context = context
             return self._upstream_context
+
+    def _trusting_context(self) -> ssl.SSLContext:
+        if isinstance(self._upstream_ca, Trust):
+            return self._upstream_ca.context()
+        context = ssl.create_default_context()
+        if self._upstream_ca is not None:
+            context.load_verify_locations(cafile=self._upstream_ca)
+        return context
 
     def name_at(self, address: str) -> str:
         """Give how an address inside is called in the record: its name, or itself."""
