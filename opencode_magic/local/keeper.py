@@ -258,6 +258,11 @@ class Keeper:
         """Give the disk held by open files that have no name any more."""
         return int(str(self._ask({"op": "deleted", "pids": list(pids)}).get("bytes", 0)))
 
+    def unseen_files(self, pids: Sequence[int]) -> Mapping[int, int]:
+        """Give how many files without a name each process may hold besides its open ones."""
+        unseen = self._ask({"op": "unseen", "pids": list(pids)}).get("unseen")
+        return {int(pid): count for pid, count in unseen.items()} if isinstance(unseen, dict) else {}
+
     def kill(self, pids: Sequence[int]) -> None:
         """End processes, by their pid in ``processes``, at once."""
         self._ask({"op": "kill", "pids": list(pids)})

@@ -17,7 +17,13 @@ import struct
 from typing import TYPE_CHECKING
 
 from opencode_magic.local.bpf import attempts_filter
-from opencode_magic.local.usage import deleted_bytes, hidden_bytes, proportional_bytes, usage
+from opencode_magic.local.usage import (
+    deleted_bytes,
+    hidden_bytes,
+    proportional_bytes,
+    unseen_files,
+    usage,
+)
 from opencode_magic.local.wire import MessageReader, WireError, send_message
 
 if TYPE_CHECKING:
@@ -161,6 +167,9 @@ def _answer(control: socket.socket, message: dict[str, object]) -> None:
         case "hidden":
             hidden = {str(pid): size for pid, size in hidden_bytes(pids).items()}
             _reply(control, message, {"hidden": hidden})
+        case "unseen":
+            unseen = {str(pid): count for pid, count in unseen_files(pids).items()}
+            _reply(control, message, {"unseen": unseen})
         case "deleted":
             _reply(control, message, {"bytes": deleted_bytes(pids)})
         case "kill":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ _MEMORY = ("RssAnon", "RssShmem", "VmSwap", *_NEVER_SHARED)
 _BLOCK_BYTES = 512
 _PIDFD_GETFD = 438
 """The number of the system call, on every kind of machine (Linux 5.6)."""
+_IN_MEMORY = (b"/dev/zero ", b"/dev/shm/", b"/tmp/", b"/run/", b"/memfd:", b"/SYSV")
+"""How the mappings of files that stand on no disk begin."""
+_ANY_NUMBER = 1 << 20
 _HIDDEN = 1 << 62
 """What a process is taken to have written that hides how much it was."""
 
@@ -167,15 +171,75 @@ def deleted_bytes(pids: list[int]) -> int:
     return sum(seen.values())
 
 
-def _open_files(pid: int) -> Iterator[os.stat_result]:
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - light imports
-    except PermissionError:
-        yield from _hidden_files(pid)
-        return
-    for name in names:
+def unseen_files(pids: list[int]) -> dict[int, int]:
+    """Give how many files without a name each process may hold that no list of open files shows.
+
+    Those are mapped and closed ones, and those on their way through a socket.
+    """
+    known: set[bytes] = set()
+    counts = {}
+    for pid in pids:
         with contextlib.suppress(OSError):
-            yield os.stat(f"/proc/{pid}/fd/{name}")  # noqa: PTH116 - light imports
+            mapped = _mapped_and_removed(pid) - known
+            known |= mapped
+            counts[pid] = len(mapped) + _on_their_way(pid)
+    return {pid: count for pid, count in counts.items() if count}
+
+
+def _mapped_and_removed(pid: int) -> set[bytes]:
+    """Give the mapped files of disks that have no name any more, by device and inode."""
+    found = set()
+    with open(f"/proc/{pid}/maps", "rb") as maps:  # noqa: PTH123 - light imports
+        for line in maps:
+            if line.endswith(b" (deleted)\n"):
+                words = line.split(maxsplit=5)
+                if not words[5].startswith(_IN_MEMORY):
+                    found.add(b" ".join(words[3:5]))
+    return found
+
+
+def _on_their_way(pid: int) -> int:
+    """Give how many open files wait in a process's sockets; one that is closed may hold any."""
+    count = 0
+    for folder in _tasks(pid):
+        try:
+            names = os.listdir(f"{folder}/fd")  # noqa: PTH208 - light imports
+        except PermissionError:
+            is_socket = any(stat.S_ISSOCK(found.st_mode) for found in _hidden_files(pid))
+            return _ANY_NUMBER if is_socket else 0
+        for name in names:
+            with contextlib.suppress(OSError):
+                if os.readlink(f"{folder}/fd/{name}").startswith("socket:"):  # noqa: PTH115 - light imports
+                    count += _waiting_files(f"{folder}/fdinfo/{name}")
+    return count
+
+
+def _waiting_files(place: str) -> int:
+    with open(place, "rb") as info:  # noqa: PTH123 - light imports
+        for line in info:
+            if line.startswith(b"scm_fds:"):
+                return int(line.split()[1])
+    return 0
+
+
+def _tasks(pid: int) -> list[str]:
+    """Give the folders of a process's threads: each may have a list of open files of its own."""
+    threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - light imports
+    return [f"/proc/{pid}/task/{thread}" for thread in threads]
+
+
+def _open_files(pid: int) -> Iterator[os.stat_result]:
+    for folder in _tasks(pid):
+        try:
+            names = os.listdir(f"{folder}/fd")  # noqa: PTH208 - light imports
+        except PermissionError:
+            yield from _hidden_files(pid)
+            return
+        for name in names:
+            with contextlib.suppress(OSError):
+                yield os.stat(f"{folder}/fd/{name}")  # noqa: PTH116 - light imports
+    with contextlib.suppress(OSError):
+        yield os.stat(f"/proc/{pid}/exe")  # noqa: PTH116 - light imports
 
 
 def _hidden_files(pid: int) -> Iterator[os.stat_result]:

@@ -90,6 +90,9 @@ class Gauge(Protocol):
     def deleted_bytes(self, pids: Sequence[int]) -> int:
         """Give the disk held by open files without a name."""
 
+    def unseen_files(self, pids: Sequence[int]) -> Mapping[int, int]:
+        """Give how many files without a name each process may hold besides its open ones."""
+
     def hidden_bytes(self, pids: Sequence[int]) -> Mapping[int, int]:
         """Give the shared memory that each process may hold without having it in its tables."""
 
@@ -112,6 +115,8 @@ class Watchdog:
         self._note = note
         self._stopped = threading.Event()
         self._free_bytes, self._free_files = self._free()
+        self._seen_before = self._free_bytes, 0
+        self._used_bytes = 0
         self._counted_at = time.monotonic()
         self._next_count_s = 0.0
         self._is_disk_over = False
@@ -218,14 +223,35 @@ class Watchdog:
             GROWTH_BYTES if is_near else COUNT_STEP_BYTES
         ) or self._free_files - free_files > (GROWTH_FILES if is_near else COUNT_STEP_FILES)
         is_due = has_lost_room or self._is_disk_over or waited_s > SLOWEST_COUNT_S
-        if waited_s < self._next_count_s or not is_due:
+        left_bytes = max(COUNT_STEP_BYTES, self._limits.disk_bytes - self._used_bytes)
+        is_urgent = self._free_bytes - free_bytes > left_bytes
+        if not is_urgent and (waited_s < self._next_count_s or not is_due):
             return
         self._free_bytes, self._free_files = free_bytes, free_files
         used_bytes, used_files = self._count()
-        used_bytes += self._gauge.deleted_bytes([process.pid for process in processes])
+        pids = [process.pid for process in processes]
+        used_bytes += self._gauge.deleted_bytes(pids)
+        unseen = self._gauge.unseen_files(pids)
+        unseen_bytes = self._unseen_bytes(used_bytes, sum(unseen.values()))
         self._counted_at = time.monotonic()
         self._next_count_s = min(SLOWEST_COUNT_S, 5 * (self._counted_at - now))
-        self._judge_disk(processes, used_bytes, used_files)
+        if unseen_bytes:
+            processes = [process for process in processes if process.pid in unseen]
+        self._used_bytes = used_bytes + unseen_bytes
+        self._judge_disk(processes, self._used_bytes, used_files)
+
+    def _unseen_bytes(self, used_bytes: int, files: int) -> int:
+        """Give the disk that files may take which nothing shows, where it could be too much.
+
+        That is what the disk has lost beyond what is seen. Others of the machine may have taken
+        it, but only a sandbox that holds so many such files is asked to account for it.
+        """
+        most_bytes = files * self._limits.file_bytes
+        if used_bytes + most_bytes <= self._limits.disk_bytes:
+            self._seen_before = self._free_bytes, used_bytes
+        free_bytes, seen_bytes = self._seen_before
+        lost_bytes = (free_bytes - self._free_bytes) - (used_bytes - seen_bytes)
+        return max(0, min(most_bytes, lost_bytes))
 
     def _judge_disk(self, processes: Sequence[Process], used_bytes: int, used_files: int) -> None:
         """End who wrote most since the last look, where the disk is over its limit and still grows.

@@ -37,6 +37,47 @@ print("eaten", flush=True)
 time.sleep(30)
 """
 
+HOARD = """
+import array, ctypes, mmap, os, socket, sys, threading, time
+libc, kept, ends = ctypes.CDLL(None), [], socket.socketpair()
+def keep(file):
+    if how == "mapped":
+        kept.append(mmap.mmap(file.fileno(), 4096, prot=mmap.PROT_READ))
+        os.closerange(8, 200)  # Python's own map keeps the file open as well
+    elif how == "on its way":
+        word = array.array("i", [file.fileno()])
+        ends[0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, word)])
+    else:
+        kept.append(os.dup(file.fileno()))
+def hoard():
+    if how == "in a thread":
+        libc.unshare(0x400)
+    for _ in range(12):
+        with open("/vercel/f", "wb+", 0) as file:
+            os.unlink("/vercel/f")
+            file.write(bytes(40 << 20))
+            os.fsync(file.fileno())
+            keep(file)
+        time.sleep(0.4)
+    time.sleep(30)
+how = sys.argv[1]
+thread = threading.Thread(target=hoard)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("how", ["mapped", "on its way", "in a thread"])
+def test_disk_that_hides_is_counted(how: str) -> None:
+    """That of files without a name: mapped and closed, sent and not received, in a thread only."""
+    with keepers.sandbox(Limits(disk_bytes=150 * MIB)) as made:
+        hoarder = made.start(image.inside_python().program, "-I", "-S", "-c", HOARD, how)
+        code = hoarder.wait(TIME_LIMIT_S)
+
+        assert code == 137
+        assert made.keeper.breaches[0].kind == "disk"
+        assert "python" in made.keeper.breaches[0].process.name
+
 
 @pytest.mark.parametrize("program", [FIRST_THREAD_ENDED, PAGE_TABLES])
 def test_memory_that_hides_is_counted(program: str) -> None:
@@ -48,3 +89,15 @@ def test_memory_that_hides_is_counted(program: str) -> None:
         assert code == 137
         assert "python" in made.keeper.breaches[0].process.name
         assert made.keeper.breaches[0].kind == "memory"
+
+
+def test_what_is_filled_fast_is_counted_soon() -> None:
+    """Where counting is slow it is done rarely, but not while more is lost than may be used."""
+    with keepers.sandbox(Limits(disk_bytes=100 * MIB)) as made:
+        assert made.keeper._watchdog is not None
+        made.keeper._watchdog._next_count_s = 600.0
+        script = "for i in $(seq 40); do head -c 20000000 /dev/zero > /vercel/f$i; sleep 0.1; done"
+        filler = made.start("sh", "-c", script)
+
+        assert filler.wait(TIME_LIMIT_S) == 137
+        assert made.keeper.breaches[0].kind == "disk"
