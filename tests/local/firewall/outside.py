@@ -135,6 +135,47 @@ class Outside:
             close()
 
 
+class ConnectProxy:
+    """A CONNECT proxy on loopback that leads everything to one port there."""
+
+    def __init__(self, upstream_port: int) -> None:
+        self._upstream_port = upstream_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop accepting."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock, socket.create_connection(("127.0.0.1", self._upstream_port)) as upstream:
+            sock.settimeout(LIMIT_S)
+            sock.recv(4096)
+            sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=_copy, args=(upstream, sock), daemon=True)
+            back.start()
+            _copy(sock, upstream)
+            back.join(LIMIT_S)
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
 @dataclass
 class Wall:
     """A firewall on loopback listeners, and a program's view of it."""
