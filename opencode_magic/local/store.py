@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import stat
 import subprocess
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from opencode_magic.errors import PolicyError, SandboxError
 from opencode_magic.local import image
+from opencode_magic.local.deep_copy import copy_deep
 from opencode_magic.local.state import (
     Sandbox,
     Session,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 KEPT_MS = 7 * 24 * 3_600_000
 SETTLED_MS = 120_000
+_TOO_LONG = ": File name too long"
 CACHE_NAMES = (".cache", ".npm", ".bun")
 """Folders of a home that hold nothing of the agent's work."""
 log = logging.getLogger(__name__)
@@ -189,12 +192,33 @@ def copy_tree(source: Path, target: Path) -> None:
         check=False,
         env={**os.environ, "LC_ALL": "C"},
     )
-    if done.returncode:
-        remove_tree(target)
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        # The reason alone: the path before it may have thousands of characters.
-        reason = lines[-1].rpartition(": ")[2] if lines else "cp failed"
-        raise SandboxError(f"the files could not be copied: {reason}")
+    if not done.returncode:
+        return
+    lines = done.stderr.decode(errors="replace").strip().splitlines() or ["cp: cp failed"]
+    trouble = next((line for line in lines if not line.endswith(_TOO_LONG)), "")
+    if not trouble:
+        # What `cp` could reach stands there by now, and is copied once more.
+        try:
+            copy_deep(source, target)
+        except OSError as exc:
+            remove_tree(target)
+            place = _short(str(exc.filename or ""))
+            raise SandboxError(f"the files could not be copied: {place!r}: {exc.strerror}") from exc
+        return
+    remove_tree(target)
+    raise SandboxError(f"the files could not be copied: {_trouble(trouble, source, target)}")
+
+
+def _trouble(line: str, *ours: Path) -> str:
+    """Give what `cp` said without our own folders, and no more of a path than can be read."""
+    for folder in ours:
+        line = line.replace(f"{folder}/", "")
+    return re.sub(r"'([^']+)'", lambda found: repr(_short(found[1])), line.removeprefix("cp: "))
+
+
+def _short(path: str) -> str:
+    most = 60
+    return path if len(path) <= 2 * most else f"{path[:most]}...{path[-most:]}"
 
 
 def remove_tree(folder: Path) -> None:

@@ -328,11 +328,14 @@ def test_trees_are_measured_without_find_too(
 
 
 def test_record_has_every_field(store: Store, tmp_path: Path) -> None:
-    """Every field of a sandbox but its variables is on disk."""
-    store.save(sandbox(), [session()])
-    body = json.loads((tmp_path / "sandboxes/one.json").read_text())
-    fields = set(Sandbox.__dataclass_fields__) - {"env"}
+    """Every field of a sandbox is on disk but its variables and its user's, which are secret."""
+    way_out = {"HTTPS_PROXY": "http://me:PLANTED@proxy.example:8080"}
+    store.save(sandbox(surroundings=way_out), [session()])
+    text = (tmp_path / "sandboxes/one.json").read_text()
+    body = json.loads(text)
+    fields = set(Sandbox.__dataclass_fields__) - {"env", "surroundings"}
 
     assert set(body["sandbox"]) == fields
+    assert "PLANTED" not in text + repr(sandbox(surroundings=way_out))
     assert set(body["sessions"][0]) == set(Session.__dataclass_fields__)
     assert os.listdir(tmp_path / "sandboxes") == ["one.json"]  # noqa: PTH208 - the names alone
