@@ -57,7 +57,7 @@ def reach() -> list[str]:
 
 def runs(before: Sequence[str], program: str) -> bool:
     """Whether an ordinary user can run the program, with this project and what it needs."""
-    user = [*before, *become()] if os.geteuid() == 0 else []
+    user = [*before, *become()] if os.geteuid() == 0 else ["/usr/bin/env"]
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": PACKAGES, "PYTHONDONTWRITEBYTECODE": "1"}
     argv = [*user, program, "-S", "-c", _NEEDED]
     return subprocess.run(argv, env=env, cwd="/", capture_output=True, check=False).returncode == 0
