@@ -33,6 +33,9 @@ TIMEOUT_LIMIT_MS = 7 * 24 * 3_600_000
 PORTS_LIMIT = 15
 TAGS_LIMIT = 5
 RESERVED_PORT = 23456
+FIREWALL_PORTS = {53, 80, 443, 3128}
+"""The firewall listens there inside: published, it would serve all who can reach this machine's
+loopback, with the injected headers."""
 _OWN_NAMES = {"sessions", "snapshots", "drives"}
 """What stands in the place of a name in the paths of other calls."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -356,6 +359,11 @@ def _ports(value: object) -> tuple[int, ...]:
     ports = tuple(_int(item, "ports") for item in _sequence(value or [], "ports"))
     if RESERVED_PORT in ports:
         raise bad_request(f"port {RESERVED_PORT} is reserved", code="reserved_port")
+    if taken := sorted(FIREWALL_PORTS.intersection(ports)):
+        raise bad_request(
+            f"port {taken[0]} is the firewall's own inside: let the program listen on another one",
+            code="reserved_port",
+        )
     if len(set(ports)) != len(ports) or len(ports) > PORTS_LIMIT:
         raise bad_request(f"ports must be at most {PORTS_LIMIT}, each once")
     if not all(1 <= port <= 65535 for port in ports):  # noqa: PLR2004 - the range of ports
