@@ -200,7 +200,8 @@ def parse_run(value: object) -> RunRequest:
         args=args,
         cwd=posixpath.join(CWD, _text(body.get("cwd") or "", "cwd")) if body.get("cwd") else "",
         env=parse_env(body.get("env")),
-        timeout_ms=timeout,
+        # No sandbox lives longer, so that a longer limit is none.
+        timeout_ms=None if timeout is None else min(timeout, TIMEOUT_LIMIT_MS),
         has_stdin=_flag(body.get("attachStdin") or False, "attachStdin"),
         is_sudo=_flag(body.get("sudo") or False, "sudo"),
     )

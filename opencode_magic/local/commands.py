@@ -6,6 +6,7 @@ import array
 import contextlib
 import fcntl
 import itertools
+import logging
 import os
 import select
 import signal
@@ -31,6 +32,7 @@ __all__ = ["Command", "CommandSpec", "Output", "StdinUnavailableError", "Stream"
 LOG_LIMIT_BYTES = 256 * 1024 * 1024
 """What is kept of a command's output, most of it on disk; beyond that the oldest is dropped."""
 PIECES_AT_ONCE = 64
+log = logging.getLogger(__name__)
 
 
 class StdinUnavailableError(UsageMistake):
@@ -73,6 +75,7 @@ class Command:
         self._stdin = pipes.stdin if spec.has_stdin else None
         self._stdin_lock = threading.Lock()
         self._log = OutputLog(LOG_LIMIT_BYTES)
+        self._trouble = ""
         self._news = threading.Condition()
         self._wakes: list[Callable[[], None]] = []
         self._reading: dict[Stream, int] = {"stdout": pipes.stdout, "stderr": pipes.stderr}
@@ -184,22 +187,26 @@ class Command:
         if self.exit_code is None:
             self.signal(signal.SIGKILL)
 
-    def _take(self, stream: Stream, data: bytes) -> None:
+    def _take(self, stream: Stream, data: bytes, *, is_note: bool = False) -> None:
         if not data:
             self._reading.pop(stream, None)
             return
         if self.exit_code is not None:
             return  # read so that what runs on is not stopped by a full pipe, and not kept
         with self._news:
-            self._log.append(stream, data)
+            try:
+                self._log.append(stream, data, is_note=is_note)
+            except OSError as exc:
+                self._trouble = f"output was lost: {exc.strerror or exc}"
+                log.warning("a command's %s", self._trouble)
         self._tell()
 
     def _finish(self, code: int) -> None:
         """Keep what stood in the pipes at the exit, then end; nobody waits for a pipe's end."""
         for fd in list(self._reading.values()):
             pump().drain(fd, _waiting_bytes(fd))
-        for line in self._child.notes:
-            self._take("stderr", f"opencode-magic: {line}\n".encode())
+        for line in filter(None, (*self._child.notes, self._trouble)):
+            self._take("stderr", f"opencode-magic: {line}\n".encode(), is_note=True)
         if self._spec.is_group_ended:
             self.signal(signal.SIGKILL)
         with self._news:

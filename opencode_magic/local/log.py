@@ -63,10 +63,25 @@ class OutputLog:
         """How much of the output is kept."""
         return self._written_bytes - self._pieces[0].start if self._pieces else 0
 
-    def append(self, stream: Stream, data: bytes) -> None:
-        """Keep a piece of output, and drop the oldest where a limit asks for it."""
-        if self._file is None and self._written_bytes + len(data) > MEMORY_BYTES:
+    def append(self, stream: Stream, data: bytes, *, is_note: bool = False) -> None:
+        """Keep a piece of output, and drop the oldest where a limit asks for it.
+
+        Args:
+            stream: Which one.
+            data: What came.
+            is_note: It is a line about the output, for which there is always room in memory.
+
+        Raises:
+            OSError: The disk does not take it; what was kept before still is.
+        """
+        is_much = self._written_bytes + len(data) > MEMORY_BYTES
+        if self._file is None and is_much and not is_note:
             self._move_to_file()
+        if self._file is None:
+            self._memory += data
+        else:
+            newest = data[-self._limit_bytes :]
+            self._write(self._written_bytes + len(data) - len(newest), newest)
         last = self._pieces[-1] if self._pieces else None
         if last is not None and last.stream == stream and last.size + len(data) <= PIECE_BYTES:
             last.size += len(data)
@@ -74,11 +89,6 @@ class OutputLog:
             self._pieces.append(_Piece(stream, self._written_bytes, len(data)))
         self._written_bytes += len(data)
         self._drop()
-        if self._file is None:
-            self._memory += data
-        else:
-            data = data[-self._limit_bytes :]
-            self._write(self._written_bytes - len(data), data)
 
     def after(self, index: int) -> Iterator[Output]:
         """Give what is kept after an index, oldest first, read as it is asked for."""
@@ -117,7 +127,12 @@ class OutputLog:
     def _move_to_file(self) -> None:
         with tempfile.TemporaryFile() as file:
             self._file = os.dup(file.fileno())
-        self._write(0, bytes(self._memory))
+        try:
+            self._write(0, bytes(self._memory))
+        except OSError:
+            os.close(self._file)
+            self._file = None
+            raise
         self._memory.clear()
 
     def _write(self, start: int, data: bytes) -> None:

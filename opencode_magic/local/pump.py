@@ -5,21 +5,28 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import logging
 import os
 import queue
 import select
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _CHUNK_BYTES = 65536
+_LONGEST_WAIT_S = 3600.0
+log = logging.getLogger(__name__)
 
 
 class Pump:
-    """Calls back on its own thread, one call at a time. Safe to use from any thread."""
+    """Calls back on its own thread, one call at a time. Safe to use from any thread.
+
+    A call that fails is on record and concerns nobody else.
+    """
 
     def __init__(self) -> None:
         self._poll = select.epoll()
@@ -80,14 +87,15 @@ class Pump:
                     task = self._watched.pop(fd)
                     self._poll.unregister(fd)
                     os.close(fd)
-                    task()
+                    _run(task)
             while self._deadlines and self._deadlines[0][0] <= time.monotonic():
-                heapq.heappop(self._deadlines)[2]()
+                _run(heapq.heappop(self._deadlines)[2])
 
     def _time_left_s(self) -> float | None:
         if not self._deadlines:
             return None
-        return max(0.0, self._deadlines[0][0] - time.monotonic())
+        # Not longer than the kernel can be asked to wait for, which is 24 days.
+        return min(max(0.0, self._deadlines[0][0] - time.monotonic()), _LONGEST_WAIT_S)
 
     def _run_calls(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -97,7 +105,7 @@ class Pump:
                 task = self._calls.get_nowait()
             except queue.Empty:
                 return
-            task()
+            _run(task)
 
     def _read_once(self, fd: int, most_bytes: int) -> int:
         try:
@@ -111,8 +119,15 @@ class Pump:
             del self._readers[fd]
             self._poll.unregister(fd)
             os.close(fd)
-        take(data)
+        _run(partial(take, data))
         return len(data)
+
+
+def _run(task: Callable[[], None]) -> None:
+    try:
+        task()
+    except Exception:  # a background thread's outer edge
+        log.exception("a command's output or end could not be handled")
 
 
 _lock = threading.Lock()

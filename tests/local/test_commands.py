@@ -285,3 +285,19 @@ def test_many_commands_at_once(box: Sandbox) -> None:
     assert [command.outputs()[0].data for command in running] == [
         f"{n}\n".encode() for n in range(50)
     ]
+
+
+def test_output_that_no_disk_takes_is_told(box: Sandbox) -> None:
+    """A full disk costs output and says so; the command ends as it would, and others run on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        command = box.start("head", "-c", "400000", "/dev/zero")
+        code = command.wait(20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    outputs = command.outputs()
+
+    assert (code, outputs[0].data[:4]) == (0, bytes(4))
+    assert outputs[-1].data == b"opencode-magic: output was lost: File too large\n"
+    assert box.run("true") == (0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -171,3 +172,12 @@ def test_wrong_commands_have_their_codes(box: sdk.SyncSandbox) -> None:
         (400, "executable_not_found"),
         (501, "not_implemented"),
     ]
+
+
+def test_limit_longer_than_any_life_is_no_limit(box: sdk.SyncSandbox, server: LocalServer) -> None:
+    """A command may be given a hundred days, or any number: it ends by itself, and so do others."""
+    done = box.run_process("echo", ["on"], capture_output=True, kill_after=timedelta(days=100))
+    path = f"/v2/sandboxes/sessions/{box.current_session_id}/cmd?wait=true"
+    endless = server.ask("POST", path, {"command": "true", "timeout": 10**400})
+
+    assert (done.stdout, endless.status, output(box, "echo", "on")) == ("on\n", 200, "on\n")

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import resource
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opencode_magic.local import log
 from opencode_magic.local.log import Output, OutputLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PIECES = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(min_size=1)))
 
@@ -87,3 +95,30 @@ def test_a_long_log_leaves_memory() -> None:
     assert sum(len(output.data) for output in kept.after(-1)) == 1_000_000
     kept.close()
     kept.close()
+
+
+@pytest.mark.parametrize("room", [1000, log.MEMORY_BYTES + 1000])
+def test_output_that_the_disk_does_not_take(room: int) -> None:
+    """What cannot be kept is an error that leaves what was there, and later output is kept."""
+    kept = OutputLog(10 * log.MEMORY_BYTES)
+    first = bytes(log.MEMORY_BYTES)
+    kept.append("stdout", first)
+    with files_up_to(room), pytest.raises(OSError, match="too large"):
+        kept.append("stderr", bytes(100_000))
+    kept.append("stderr", b"later")
+    found = list(kept.after(-1))
+
+    assert b"".join(output.data for output in found) == first + b"later"
+    assert {output.stream for output in found} == {"stdout", "stderr"}
+    assert (kept.kept_bytes, kept.dropped_bytes) == (log.MEMORY_BYTES + 5, 0)
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
