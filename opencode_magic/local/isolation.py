@@ -121,7 +121,9 @@ class SandboxSpec:
 def keeper_arguments() -> list[str]:
     """Give bubblewrap's options for the keeper: namespaces of its own, the host's files."""
     # SYS_PTRACE: a process that keeps itself from being looked at is counted all the same.
-    capabilities = ("NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SYS_PTRACE")
+    # SYS_RESOURCE: what the kernel counts by user can be limited for the sandbox alone.
+    network = ("NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW")
+    capabilities = (*network, "SETFCAP", "SYS_PTRACE", "SYS_RESOURCE")
     return [
         *("--unshare-user", "--uid", "0", "--gid", "0"),
         # As pid 1: bubblewrap's own first process is left behind as a zombie for the host's init.

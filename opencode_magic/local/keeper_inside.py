@@ -36,6 +36,8 @@ ETH_P_ALL = 3
 SO_ATTACH_FILTER = 26
 PACKET_HEAD_BYTES = 128
 
+_WATCHERS = {"instances": 4, "watches": 2}
+"""What part of a user's a sandbox gets."""
 _RTM_NEWROUTE = 24
 _REQUEST_ACK_CREATE = 0x1 | 0x4 | 0x400
 _TABLE_LOCAL, _PROTO_STATIC, _SCOPE_HOST, _TYPE_LOCAL = 255, 4, 254, 2
@@ -47,6 +49,7 @@ def main(control_fd: int) -> int:
     """Set the network up, hand the listeners out, then serve requests until the host is gone."""
     control = socket.socket(fileno=control_fd)
     control.set_inheritable(False)
+    limit_watchers()
     families = [socket.AF_INET]
     add_any_ip_route(socket.AF_INET)
     try:
@@ -61,6 +64,16 @@ def main(control_fd: int) -> int:
     for listener in listeners.values():
         listener.close()
     return serve(control)
+
+
+def limit_watchers() -> None:
+    """Leave some watchers of files to the user, whose the sandbox's are too to the kernel."""
+    for name, part in _WATCHERS.items():
+        with contextlib.suppress(OSError, ValueError):
+            with open(f"/proc/sys/fs/inotify/max_user_{name}") as host:  # noqa: PTH123 - light imports
+                most = int(host.read()) // part
+            with open(f"/proc/sys/user/max_inotify_{name}", "w") as ours:  # noqa: PTH123 - the same
+                ours.write(str(most))
 
 
 def add_any_ip_route(family: int) -> None:

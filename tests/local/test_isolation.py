@@ -345,7 +345,7 @@ def test_the_keeper_has_no_right_on_the_host() -> None:
 
     assert "--unshare-user" in words
     network = {"CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"}
-    assert added == network | {"CAP_SETFCAP", "CAP_SYS_PTRACE"}
+    assert added == network | {"CAP_SETFCAP", "CAP_SYS_PTRACE", "CAP_SYS_RESOURCE"}
 
 
 def test_a_system_without_python_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> None:
