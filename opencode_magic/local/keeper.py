@@ -261,7 +261,9 @@ class Keeper:
     def unseen_files(self, pids: Sequence[int]) -> Mapping[int, int]:
         """Give how many files without a name each process may hold besides its open ones."""
         unseen = self._ask({"op": "unseen", "pids": list(pids)}).get("unseen")
-        return {int(pid): count for pid, count in unseen.items()} if isinstance(unseen, dict) else {}
+        return (
+            {int(pid): count for pid, count in unseen.items()} if isinstance(unseen, dict) else {}
+        )
 
     def kill(self, pids: Sequence[int]) -> None:
         """End processes, by their pid in ``processes``, at once."""
