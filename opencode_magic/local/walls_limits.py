@@ -50,11 +50,19 @@ ATTEMPTS = {
     "more processes": ("processes(200)", "Resource temporarily unavailable"),
     "memory of one process": ("bytearray(200 << 20)", "MemoryError"),
     "memory of several processes": ("eaters(4, 70)", r"over its limit of \d+ MiB of memory"),
+    "memory behind an ended first thread": (
+        "eaters(4, 70, behind_first_thread)",
+        r"over its limit of \d+ MiB of memory",
+    ),
     "open files": ("[open('/dev/null') for _ in range(200)]", "Too many open files"),
     "one large file": ("fill('/vercel', 40)", "File too large"),
     "disk": ("flood('/vercel')", r"over its limit of \d+ MiB of disk"),
     "disk for temporary files": (
         "flood('/var/tmp')",
+        r"over its limit of \d+ MiB of disk",
+    ),
+    "disk of files on their way": (
+        "flood('/vercel', send_away)",
         r"over its limit of \d+ MiB of disk",
     ),
     **{
@@ -66,19 +74,27 @@ ATTEMPTS = {
 _SLOW = "processor time"
 OUTLIVING = "a process that hides from its sandbox's end"
 PROGRAM = r"""
-import json, os, signal, sys, time
+import array, ctypes, json, os, signal, socket, sys, threading, time
+ends = socket.socketpair()
 source, folders, patience_s = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])
 written = []
 def fill(folder, mib):
     written.append(folders[folder] + "/filler" + str(len(written)))
     with open(written[-1], "wb", 0) as file:
         for _ in range(mib): file.write(bytes(1 << 20))
-def flood(folder):
+def send_away(path):
+    # A file without a name, in a socket that nobody reads: no list of open files has it.
+    with open(path) as file:
+        os.unlink(path)
+        word = array.array("i", [file.fileno()])
+        ends[0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, word)])
+def flood(folder, hide=lambda path: None):
     deadline = time.monotonic() + patience_s
-    while len(written) < 12 or len(written) < 80 and time.monotonic() < deadline:
+    while len(written) < 12 or len(written) < 60 and time.monotonic() < deadline:
         fill(folder, 12)
+        hide(written[-1])
         # Whoever watches may need a moment.
-        if len(written) > 12: time.sleep(patience_s / 80)
+        if len(written) > 12: time.sleep(patience_s / 60)
 def compute():
     while time.process_time() < 1.6: pass
 def forked(count, job):
@@ -96,12 +112,15 @@ def forked(count, job):
         for child in made: os.waitpid(child, 0)
 def processes(count):
     for _ in forked(count, lambda: time.sleep(60)): pass
-def eaters(count, mib):
+def behind_first_thread(job):
+    threading.Thread(target=job).start()
+    ctypes.CDLL(None).syscall(60 if os.uname().machine == "x86_64" else 93, 0)
+def eaters(count, mib, begin=lambda job: job()):
     def eat():
         kept = bytearray(mib << 20)
         for at in range(0, len(kept), 4096): kept[at] = 1
         time.sleep(60)
-    for made in forked(count, eat):
+    for made in forked(count, lambda: begin(eat)):
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
             found, status = os.waitpid(-1, os.WNOHANG)
