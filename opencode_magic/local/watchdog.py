@@ -121,6 +121,7 @@ class Watchdog:
         self._next_count_s = 0.0
         self._is_disk_over = False
         self._worst: tuple[int, int] = (0, 0)
+        self._is_unexplained = False
         self._written: dict[int, int] = {}
         self._shared_before = host_shared_bytes()
         self._kernel_lock = threading.Lock()
@@ -273,6 +274,11 @@ class Watchdog:
         if not processes:
             return
         writer = max(processes, key=self._written_lately)
+        if self._written_lately(writer) <= 0 and not self._is_unexplained:
+            # Who wrote it may be over already. Room that goes on to go is taken by somebody here.
+            self._is_unexplained = True
+            return
+        self._is_unexplained = False
         if has_more_bytes:
             self._end(Breach("disk", used_bytes, limits.disk_bytes, writer))
         else:

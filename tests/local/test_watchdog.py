@@ -101,6 +101,29 @@ def test_after_a_breach_others_live_and_can_make_room() -> None:
         quiet.signal(9)
 
 
+def test_who_wrote_nothing_is_not_ended_for_another() -> None:
+    """What a program wrote that is over already is nobody else's: a quiet one lives on."""
+    with keepers.sandbox(Limits(disk_bytes=50 * MIB)) as made:
+        quiet = made.start("sleep", "30")
+        made.shell("head -c 200000000 /dev/zero > /vercel/big")
+
+        assert quiet.wait(3) is None
+        assert {breach.process.name for breach in made.keeper.breaches} <= {"head"}
+        quiet.signal(9)
+
+
+def test_room_that_is_taken_without_writing_counts() -> None:
+    """Who takes disk by other ways than writing is ended as well."""
+    source = (
+        "import os, time\n"
+        "for n in range(200):\n"
+        "    fd = os.open(f'/vercel/{n}', os.O_CREAT | os.O_RDWR)\n"
+        "    os.posix_fallocate(fd, 0, 20 << 20); time.sleep(0.05)\n"
+    )
+    with keepers.sandbox(Limits(disk_bytes=100 * MIB)) as made:
+        assert made.run("python3", "-c", source)[0] == 137
+
+
 def test_many_empty_files_are_limited() -> None:
     """Files without content count too."""
     source = (
