@@ -136,10 +136,10 @@ class Outside:
 
 
 class ConnectProxy:
-    """A CONNECT proxy on loopback that leads everything to one port there."""
+    """A CONNECT proxy on loopback that leads every host to a port there, by the port it names."""
 
-    def __init__(self, upstream_port: int) -> None:
-        self._upstream_port = upstream_port
+    def __init__(self, tls_port: int, plain_port: int) -> None:
+        self._ports = {b"443": tls_port, b"80": plain_port}
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -158,9 +158,9 @@ class ConnectProxy:
                 threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
-        with sock, socket.create_connection(("127.0.0.1", self._upstream_port)) as upstream:
-            sock.settimeout(LIMIT_S)
-            sock.recv(4096)
+        sock.settimeout(LIMIT_S)
+        port = self._ports[sock.recv(4096).split(b" ")[1].rpartition(b":")[2]]
+        with sock, socket.create_connection(("127.0.0.1", port)) as upstream:
             sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
             back = threading.Thread(target=_copy, args=(upstream, sock), daemon=True)
             back.start()

@@ -7,7 +7,7 @@ import json
 import ssl
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
@@ -96,11 +96,12 @@ policies: st.SearchStrategy[dict[str, object]] = st.one_of(
     st.sampled_from([{"mode": "deny-all"}, {"mode": "allow-all"}, {"allow": [*HOSTS[:2]]}]),
     st.fixed_dictionaries(
         {
+            "subnets": subnets,
             "allow": st.dictionaries(
                 st.sampled_from(PATTERNS), st.lists(rule, max_size=3), max_size=4
-            )
+            ),
         },
-        optional={"subnets": subnets, "mode": st.just("custom")},
+        optional={"mode": st.just("custom")},
     ),
 )
 
@@ -114,6 +115,7 @@ class Asked:
     path: str = "/"
     query: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    scheme: Literal["https", "http"] = "https"
 
     @property
     def target(self) -> str:
@@ -127,7 +129,7 @@ requests = st.builds(
         st.builds(
             lambda form, name: form.format(name), st.sampled_from(SPELLINGS), st.sampled_from(HOSTS)
         ),
-        st.sampled_from([*HOSTS, *BY_ADDRESS, *ADDRESSES]),
+        st.sampled_from([*HOSTS, *BY_ADDRESS, *ADDRESSES, *ADDRESSES]),
     ),
     method=st.sampled_from(["GET", "POST", "HEAD"]),
     path=st.sampled_from(["/", "/v1", "/v1/models", "/v2", "/%761", "/v1//mode%6Cs", "/v1/%c3%a9"]),
@@ -137,6 +139,7 @@ requests = st.builds(
     headers=st.dictionaries(
         st.sampled_from(["x-kind", "X-Other", "x-injected"]), st.sampled_from("ab"), max_size=2
     ),
+    scheme=st.sampled_from(["https", "https", "http"]),
 )
 
 
@@ -182,7 +185,7 @@ def world(
             outside.upstreams[spelling.format(host).rstrip(".")] = ("127.0.0.1", server.server_port)
     context = server.socket.context  # type: ignore[attr-defined]  # it was wrapped in TLS
     context.sni_callback = _any_name(outside)
-    proxy = ConnectProxy(server.server_port)
+    proxy = ConnectProxy(server.server_port, inner.server_port)
     options = {
         "look_up": lambda host, _: (BY_ADDRESS[host],),
         "way_out": WayOut("127.0.0.1", proxy.port),
@@ -202,21 +205,20 @@ def _any_name(outside: Outside) -> object:
     return choose
 
 
+FRONTS = {"https": "tls4", "http": "http4"}
 REFUSED = ("refused", None, None)
 
 
 def expected(policy: NetworkPolicy, asked: Asked) -> tuple[str, object, object]:
     """Say what the model means for a program: refused, its own answer, or the upstream's."""
     own = asked.headers.get("x-injected")
-    if asked.host in ADDRESSES:
-        is_allowed = decide_address(policy, asked.host).is_allowed
-        return ("upstream", own, asked.target) if is_allowed else REFUSED
     connection = decide(policy, Request(asked.host))
     if not connection.is_allowed:
-        return REFUSED
+        is_allowed = asked.scheme == "https" and decide_address(policy, asked.host).is_allowed
+        return ("upstream", own, asked.target) if is_allowed else REFUSED
     whole = Request(
         asked.host,
-        443,
+        443 if asked.scheme == "https" else 80,
         asked.method,
         asked.path,
         tuple(parse_qsl(urlencode(asked.query), keep_blank_values=True)),
@@ -227,11 +229,23 @@ def expected(policy: NetworkPolicy, asked: Asked) -> tuple[str, object, object]:
         return ("own answer", rule.response.status_code, None)
     if rule is not None and rule.forward_url:
         return expected_forward(rule, asked, own)
-    address = BY_ADDRESS.get(asked.host)
-    if address and any(address_in(address, net) for net in policy.subnets_deny):
+    if not may_reach(policy, asked, rule):
         return REFUSED
     injected = (rule.headers or {}).get("x-injected", own) if rule is not None else own
     return ("upstream", injected, asked.target)
+
+
+def may_reach(policy: NetworkPolicy, asked: Asked, rule: Rule | None) -> bool:
+    """Whether the host's address may be reached: by plain HTTP only in allowed subnets."""
+    address = BY_ADDRESS.get(asked.host)
+    if address and any(address_in(address, net) for net in policy.subnets_deny):
+        return False
+    if asked.scheme == "https":
+        return True
+    if address is None:
+        return False  # nobody in this world speaks it under the other names
+    is_in_subnet = any(address_in(address, net) for net in policy.subnets_allow)
+    return policy.mode == "allow-all" or (is_in_subnet and rule is None)
 
 
 def expected_forward(rule: Rule, asked: Asked, own: str | None) -> tuple[str, object, object]:
@@ -257,10 +271,12 @@ def met(world: World, asked: Asked) -> tuple[str, object, object]:
     context.check_hostname = False
     is_address = asked.host in ADDRESSES
     try:
-        sock = tunnel(wall, asked.host) if is_address else wall.open()
-        name = None if is_address else asked.host
-        with context.wrap_socket(sock, server_hostname=name) as secured:
-            client = wall.client(secured, asked.host)
+        is_tunnelled = is_address and asked.scheme == "https"
+        sock = tunnel(wall, asked.host) if is_tunnelled else wall.open(FRONTS[asked.scheme])
+        if asked.scheme == "https":
+            sock = context.wrap_socket(sock, server_hostname=None if is_address else asked.host)
+        with sock:
+            client = wall.client(sock, asked.host)
             client.request(asked.method, asked.target, headers=dict(asked.headers))
             answer = client.getresponse()
             answer.read()
@@ -329,6 +345,10 @@ def test_every_outcome_is_among_them(world: World) -> None:
         Asked("four.example.com"),
         Asked("six.example.com"),
         *map(Asked, ADDRESSES),
+        Asked("example.com", scheme="http"),
+        Asked("four.example.com", scheme="http"),
+        Asked("one.example.com", path="/v2", scheme="http"),
+        Asked("one.example.com", "POST", scheme="http"),
     ]
     outcomes = [met(world, one) for one in asked]
 
@@ -344,6 +364,10 @@ def test_every_outcome_is_among_them(world: World) -> None:
         ("upstream", None, "/"),
         REFUSED,
         ("upstream", None, "/"),
+        REFUSED,
+        REFUSED,
+        ("upstream", None, "/"),
+        ("own answer", 403, None),
         REFUSED,
     ]
     assert outcomes == [expected(parsed, one) for one in asked]
@@ -366,9 +390,10 @@ def test_the_cases_are_of_every_kind() -> None:
         kinds[kind] += 1
         kinds["injected"] += kind == "upstream" and value in {"1", "2", "3"}
         kinds["forwarded"] += str(target).startswith(("/base", "/inner"))
+        kinds["plain"] += asked.scheme == "http" and kind == "upstream"
         kinds["by address"] += asked.host in ADDRESSES and kind == "upstream"
 
     look()
 
-    assert len(kinds) == len(words) + 3 + 3, kinds
+    assert len(kinds) == len(words) + 3 + 4, kinds
     assert min(kinds.values()) >= 4, kinds
