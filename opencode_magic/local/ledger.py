@@ -50,6 +50,7 @@ class Ledger:
                 for session in sessions:
                     self._sessions[session.session_id] = _settle(session)
             self._save(sandbox.name)
+        self._store.recover()
 
     @property
     def live_count(self) -> int:

@@ -68,7 +68,8 @@ def serve(options: ServeOptions) -> int:
         0; at once where another server has this runtime folder.
 
     Raises:
-        SandboxError: A folder is not private, the socket's path is too long, or a port is taken.
+        SandboxError: A folder is not private, the socket's path is too long, a port is taken, or
+            another server has this state folder.
         SettingsError: The user's upstream proxy or certificate authorities cannot be used.
     """
     # What a sandbox is given must be readable for its user, who as root's guest is another one;
@@ -80,12 +81,16 @@ def serve(options: ServeOptions) -> int:
     lock = _take_lock(options.runtime_dir)
     if lock is None:
         return 0
-    handler = _log_to(options.state_dir / "server.log")
     try:
-        _Server(options).run()
+        state_lock = _take_state_lock(options)
+        handler = _log_to(options.state_dir / "server.log")
+        try:
+            _Server(options).run()
+        finally:
+            logging.getLogger("opencode_magic").removeHandler(handler)
+            handler.close()
+            os.close(state_lock)
     finally:
-        logging.getLogger("opencode_magic").removeHandler(handler)
-        handler.close()
         os.close(lock)
     return 0
 
@@ -222,6 +227,36 @@ def _take_lock(runtime_dir: Path) -> int | None:
         else:
             # What a crashed server left would lead to nobody.
             (runtime_dir / "server.json").unlink(missing_ok=True)
+            return lock
+
+
+def _take_state_lock(options: ServeOptions) -> int:
+    """Give the lock of a state folder: who reads it first ends what it says still runs.
+
+    Raises:
+        SandboxError: A server with another runtime folder has it, and is not ending.
+    """
+    path = options.state_dir / "server.lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            place = path.read_text(errors="replace").strip()
+            is_serving = bool(place) and os.path.exists(f"{place}/server.json")  # noqa: PTH110 - text
+            if is_serving or time.monotonic() > deadline:
+                os.close(lock)
+                raise SandboxError(
+                    f"another local server uses the state folder {str(options.state_dir)!r}, and "
+                    f"serves in {place!r}",
+                    next_step="set OPENCODE_MAGIC_RUNTIME_DIR to that folder, or stop it: python -m"
+                    f" opencode_magic.local stop --runtime-dir {place}",
+                ) from None
+            time.sleep(0.02)
+        else:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, os.fsencode(options.runtime_dir), 0)
             return lock
 
 

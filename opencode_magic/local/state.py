@@ -139,10 +139,10 @@ def sandbox_from_json(body: Mapping[str, object]) -> Sandbox:
         TypeError: A field is missing.
         PolicyError: The policy cannot be parsed.
     """
-    fields = _known(Sandbox, body)
+    fields = known(Sandbox, body)
     fields["policy"] = parse_policy(fields.get("policy"))
     resources = fields.get("resources")
-    fields["resources"] = Resources(**_known(Resources, resources))  # type: ignore[arg-type] # see below
+    fields["resources"] = Resources(**known(Resources, resources))  # type: ignore[arg-type] # see below
     ports = fields.get("ports")
     fields["ports"] = tuple(ports) if isinstance(ports, list) else ()
     fields["lost"] = frozenset(str(name) for name in _texts(fields.get("lost")))
@@ -176,7 +176,7 @@ def session_from_json(body: Mapping[str, object]) -> Session:
         TypeError: A field is missing.
         PolicyError: The policy cannot be parsed.
     """
-    fields = _known(Session, body)
+    fields = known(Session, body)
     fields["policy"] = parse_policy(fields.get("policy"))
     # The file is our own, in a folder that only the user can write.
     return Session(**fields)  # type: ignore[arg-type]
@@ -191,7 +191,7 @@ def policy_to_json(policy: NetworkPolicy) -> dict[str, object]:
     return policy_to_wire(replace(policy, hosts=hosts))
 
 
-def _known(kind: type, body: object) -> dict[str, object]:
+def known(kind: type, body: object) -> dict[str, object]:
     """Give the fields that this version knows: the record may be of an earlier or a later one."""
     names = {item.name for item in fields_of(kind)}
     items = body.items() if isinstance(body, dict) else ()

@@ -24,6 +24,7 @@ from opencode_magic.local.state import (
     Sandbox,
     Session,
     Snapshot,
+    known,
     sandbox_from_json,
     sandbox_to_json,
     session_from_json,
@@ -103,7 +104,9 @@ class Store:
         """Read every snapshot whose files stand."""
         for path in sorted(self._snapshots.glob("*.json")):
             with suppress(OSError, ValueError, TypeError):
-                snapshot = Snapshot(**json.loads(path.read_bytes()))
+                fields = known(Snapshot, json.loads(path.read_bytes()))
+                # The file is our own, in a folder that only the user can write.
+                snapshot = Snapshot(**fields)  # type: ignore[arg-type] # see above
                 if self.snapshot_folder(snapshot.snapshot_id).is_dir():
                     yield snapshot
 
@@ -138,12 +141,30 @@ class Store:
         return kept
 
     def kept(self) -> list[Kept]:
-        """Give what is kept, oldest first."""
+        """Give what is kept and still there, oldest first."""
         found = []
         for path in self._kept.glob("*/kept.json"):
             with suppress(OSError, ValueError, TypeError):
-                found.append(Kept(**json.loads(path.read_bytes())))
+                # Our own file, as for snapshots.
+                kept = Kept(**known(Kept, json.loads(path.read_bytes())))  # type: ignore[arg-type]
+                if os.path.isdir(kept.path):  # noqa: PTH112 - text
+                    found.append(kept)
         return sorted(found, key=lambda kept: kept.kept_ms)
+
+    def recover(self) -> None:
+        """Remove what a server that was killed left half done. Before anything else is done.
+
+        That is folders of snapshots without a record, records that were not in their place yet,
+        and places for kept files that were not moved there. Folders of sandboxes: see `sweep`.
+        """
+        for half in (*self._sandboxes.glob("*.tmp"), *self._snapshots.glob("*.tmp")):
+            half.unlink(missing_ok=True)
+        for folder in self._snapshots.iterdir():
+            if folder.is_dir() and not folder.with_suffix(".json").exists():
+                remove_tree(folder)
+        for folder in self._kept.iterdir():
+            if not (folder / "files").is_dir():
+                remove_tree(folder)
 
     def sweep(self, box_ids: set[str], now_ms: int, *, started_ms: int = 0) -> None:
         """Remove what nothing refers to: boxes beside the given ones, and kept files past due.
