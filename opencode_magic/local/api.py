@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
 import logging
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 
     from opencode_magic.local.registry import Registry
 
+_FULL = ("disk_full", "the disk takes no more")
+_NO_FILES = ("too_many_files", "no more files can be open")
+_NO_ROOM = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EMFILE: _NO_FILES,
+    errno.ENFILE: _NO_FILES,
+}
 SESSION_PREFIX = "/v2/sandboxes/sessions/{session_id}"
 log = logging.getLogger(__name__)
 
@@ -88,6 +98,7 @@ def build_app(options: ApiOptions, activity: Activity) -> ASGIApp:
             ApiError: _api_error,
             OpencodeMagicError: _our_error,
             ClientDisconnect: _gone,
+            OSError: _os_error,
             404: _http_error,
             405: _http_error,
             500: _bug,
@@ -134,6 +145,16 @@ async def _api_error(_: Request, exc: Exception) -> Response:
 async def _our_error(request: Request, exc: Exception) -> Response:
     log.warning("%s %s failed: %s", request.method, request.url.path, exc)
     return JSONResponse(ApiError(500, "internal_error", str(exc)).body(), 500)
+
+
+async def _os_error(request: Request, exc: Exception) -> Response:
+    """Tell a machine that has no room left from a fault of ours."""
+    number = getattr(exc, "errno", None)
+    if number not in _NO_ROOM:
+        return await _bug(request, exc)
+    code, message = _NO_ROOM[number]
+    log.warning("%s %s failed: %s at %s", request.method, request.url.path, message, _place(exc))
+    return JSONResponse(ApiError(507, code, message).body(), 507)
 
 
 async def _gone(_: Request, __: Exception) -> Response:

@@ -82,7 +82,10 @@ class Upkeep:
 
     def _keep_spare(self) -> None:
         while not self._ending.is_set():
-            self._factory.refill()
+            try:
+                self._factory.refill()
+            except Exception:  # a background thread's outer edge
+                log.exception("no spare sandbox")
             self._refill.wait()
             self._refill.clear()
             # What was just created is starting its programs: leave it the processor.
