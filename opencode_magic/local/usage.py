@@ -146,6 +146,9 @@ def hidden_bytes(pids: list[int]) -> dict[int, int]:
 def _shared_mappings(pid: int) -> Iterator[tuple[str, int, int, int]]:
     """Give each shared mapping without a file: which, its bytes to here, its share, in tables."""
     key, end, resident = "", 0, 0
+    with open(f"/proc/{pid}/maps", "rb") as maps:  # noqa: PTH123 - light imports
+        if b"/dev/zero (deleted)" not in maps.read():
+            return  # what few have is not worth counting every page of all
     with open(f"/proc/{pid}/smaps", "rb") as smaps:  # noqa: PTH123 - light imports
         for line in smaps:
             words = line.split()

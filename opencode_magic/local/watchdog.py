@@ -198,6 +198,8 @@ class Watchdog:
         Pages of a shared mapping stay when a process drops them from its tables.
         """
         hidden = self._gauge.hidden_bytes([process.pid for process in processes])
+        if not any(hidden.values()):
+            return False
         used = self._used_with_shared_once(processes)
         total = used + min(grown, sum(hidden.values()))
         limit = self._limits.memory_bytes
