@@ -87,8 +87,11 @@ def _prove(_: argparse.Namespace) -> int:
 
 def _call(runtime_dir: Path, method: str, path: str) -> object | None:
     """Ask the running server; None where none answers."""
+    about = runtime_dir / "server.json"
     try:
-        server = json.loads((runtime_dir / "server.json").read_text())
+        if about.stat().st_uid != os.geteuid():
+            return None  # another user was first in a folder that all may write to
+        server = json.loads(about.read_text())
         connection = http.client.HTTPConnection("local", timeout=CALL_TIMEOUT_S)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.sock.connect(server["socket"])

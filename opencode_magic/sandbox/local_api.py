@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
@@ -42,9 +43,12 @@ class ServerFile:
 
 
 def load_server_file(path: Path) -> ServerFile | None:
-    """Read ``server.json``; None where there is none or it is not whole."""
+    """Read ``server.json``; None where there is none, it is not whole, or another user wrote it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            if hasattr(os, "getuid") and os.fstat(file.fileno()).st_uid != os.getuid():
+                return None
+            value = json.load(file)
         return ServerFile(
             pid=int(value["pid"]),
             socket=str(value["socket"]),

@@ -61,6 +61,17 @@ def wait_gone(server: ServerFile) -> None:
     raise AssertionError(msg)
 
 
+def test_another_users_server_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was first in a folder that all may write to is not taken for the local server."""
+    path = tmp_path / "server.json"
+    path.write_text('{"pid": 1, "socket": "/s", "token": "t", "version": "1", "protocol": 1}')
+    ours = load_server_file(path)
+    monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+
+    assert ours is not None
+    assert load_server_file(path) is None
+
+
 def test_server_is_started_once_and_used_again(settings: Settings) -> None:
     """The second connection meets the server that the first one started."""
     first = ensure_server(settings)
