@@ -230,6 +230,7 @@ def begin_session(sandbox: Sandbox, box_id: str, moment: int) -> Session:
         box_id=box_id,
         status="pending",
         timeout_ms=sandbox.timeout_ms,
+        resources=sandbox.resources,
         requested_ms=moment,
         updated_ms=moment,
         policy=sandbox.policy,

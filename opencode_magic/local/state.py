@@ -37,6 +37,7 @@ class Session:
     updated_ms: int
     started_ms: int | None = None
     stopped_ms: int | None = None
+    resources: Resources = field(default_factory=Resources)
     policy: NetworkPolicy = field(default_factory=NetworkPolicy)
     keeper_pid: int = 0
     keeper_start_ticks: int = 0
@@ -162,6 +163,7 @@ def session_to_json(session: Session) -> dict[str, object]:
         "updated_ms": session.updated_ms,
         "started_ms": session.started_ms,
         "stopped_ms": session.stopped_ms,
+        "resources": session.resources.to_json(),
         "policy": policy_to_json(session.policy),
         "keeper_pid": session.keeper_pid,
         "keeper_start_ticks": session.keeper_start_ticks,
@@ -178,6 +180,8 @@ def session_from_json(body: Mapping[str, object]) -> Session:
     """
     fields = known(Session, body)
     fields["policy"] = parse_policy(fields.get("policy"))
+    resources = known(Resources, fields.get("resources"))
+    fields["resources"] = Resources(**resources)  # type: ignore[arg-type] # see below
     # The file is our own, in a folder that only the user can write.
     return Session(**fields)  # type: ignore[arg-type]
 

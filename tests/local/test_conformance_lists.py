@@ -241,3 +241,22 @@ def test_fork_has_the_files_of_the_last_stop(client: sdk.SyncSandboxClient) -> N
 
     assert [text_of(fork) for fork in forks] == ["new", "new"]
     assert len(list(client.query_snapshots(name="of-base"))) == 2
+
+
+def test_resources_change_with_the_next_session(client: sdk.SyncSandboxClient) -> None:
+    """An update of the resources shows on the sandbox at once, and on a session that has them."""
+    box = client.create_sandbox(
+        name="of-size", persistent=True, resources=sdk.SandboxResources(vcpus=1)
+    )
+    box.update(resources=sdk.SandboxResources(vcpus=2))
+    running = box.current_session
+    assert running is not None
+    running.refresh()
+    sizes = [(box.vcpus, box.memory), (running.vcpus, running.memory)]
+    box.stop()
+    box.query_processes()
+    resumed = box.current_session
+    assert resumed is not None
+
+    assert sizes == [(2, 4096), (1, 2048)]
+    assert (resumed.vcpus, resumed.memory) == (2, 4096)
