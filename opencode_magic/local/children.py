@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 KILLED = 137
 _TOO_LONG = "the arguments and the variables together are too long for the kernel"
 SPAWN_TIMEOUT_S = 30.0
+NOTES_KEPT = 20
+"""The latest lines about one program, which may reach limits over and over again."""
 
 
 class ExecutableNotFoundError(UsageMistake):
@@ -141,6 +143,7 @@ class Children:
             child = self._running.get(pid)
             if child is not None:
                 child.notes.append(line)
+                del child.notes[:-NOTES_KEPT]
 
     def close(self) -> None:
         """Stop talking; the first process ends when it sees that, and all others with it."""

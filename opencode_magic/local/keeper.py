@@ -40,6 +40,7 @@ __all__ = ["Child", "Keeper", "KeeperPlace"]
 READY_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
+BREACHES_KEPT = 100
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +59,7 @@ class Keeper:
         uid: The host's user id that the sandbox's processes and files belong to.
         pid: The host's process id of the outermost process.
         ended: Gets why, once, when the sandbox or its keeper is gone.
-        breaches: Limits that were reached, and which process was ended for it, oldest first.
+        breaches: The latest limits that were reached, and who was ended for it, oldest first.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, uid: int) -> None:
@@ -365,6 +366,7 @@ class Keeper:
 
     def _note(self, breach: Breach) -> None:
         self.breaches.append(breach)
+        del self.breaches[:-BREACHES_KEPT]
         log.warning("sandbox %s: %s", self._name, breach.line)
         if self._children is not None:
             self._children.note(breach.process.inner_session, breach.line)

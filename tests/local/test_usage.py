@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from opencode_magic.local import image
+from opencode_magic.local.children import NOTES_KEPT
 from opencode_magic.local.isolation import Limits
+from opencode_magic.local.keeper import BREACHES_KEPT
+from opencode_magic.local.watchdog import Breach, Process
 from tests.local import keepers
 from tests.local.keepers import TIME_LIMIT_S
 
@@ -101,3 +104,20 @@ def test_what_is_filled_fast_is_counted_soon() -> None:
 
         assert filler.wait(TIME_LIMIT_S) == 137
         assert made.keeper.breaches[0].kind == "disk"
+
+
+def test_limits_that_are_reached_for_ever_take_no_memory() -> None:
+    """The latest breaches and lines are kept, of however many there were."""
+    with keepers.sandbox() as made:
+        command = made.start("cat", has_stdin=True)
+        process = Process(2, command.pid, command.pid, 0, 0, "cat")
+        for number in range(BREACHES_KEPT + NOTES_KEPT):
+            made.keeper._note(Breach("memory", number, MIB, process))
+
+        assert [breach.used for breach in made.keeper.breaches] == [
+            number + NOTES_KEPT for number in range(BREACHES_KEPT)
+        ]
+        command.close_stdin()
+        assert command.wait(TIME_LIMIT_S) == 0
+        said = b"".join(output.data for output in command.outputs())
+        assert said.count(b"over its limit") == NOTES_KEPT
