@@ -75,7 +75,7 @@ def serve(options: ServeOptions) -> int:
     # What a sandbox is given must be readable for its user, who as root's guest is another one;
     # what is ours stands in folders that only we may enter.
     os.umask(0o022)
-    _allow_many_files()
+    _set_limits()
     for folder in (options.runtime_dir, options.state_dir):
         _make_private(folder)
     lock = _take_lock(options.runtime_dir)
@@ -299,8 +299,14 @@ def _load_token(token_file: Path | None) -> str:
     return token
 
 
-def _allow_many_files() -> None:
-    """Take what the system allows: a sandbox needs some twenty descriptors, the usual is 1024."""
+def _set_limits() -> None:
+    """Take what the system allows: a sandbox needs some twenty descriptors, the usual is 1024.
+
+    And leave no core file, which would hold the keys that the firewall injects. Not 0: a core that
+    goes to a program of the host's would be made all the same.
+    """
+    with suppress(ValueError):  # it is 0 already, for good
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, FILES_WANTED)
     if soft < wanted:
