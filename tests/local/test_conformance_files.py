@@ -278,3 +278,37 @@ def test_write_whose_sandbox_ends_is_repeated_on_the_next_life(
 def is_writing(session: sdk.SyncSandboxRuntimeSession) -> bool:
     done = session.run_process("pgrep", ["-x", "tar"], stdout=subprocess.DEVNULL)
     return done.returncode == 0
+
+
+def test_file_that_is_open_is_written_and_read_in_pieces(box: sdk.SyncSandbox) -> None:
+    """Bytes and text go through an open file as through one of this machine's."""
+    with box.fs.open("pieces.bin", "wb") as raw:
+        for number in range(20):
+            raw.write(bytes([number]) * 50_000)
+    with box.fs.open("lines.txt", "w") as text:
+        text.write("grüße\r\n")
+        text.write("end")
+    with box.fs.open("pieces.bin", "rb") as raw:
+        first, rest = raw.read(50_001), raw.read()
+    with box.fs.open("lines.txt", "r", newline="") as text:
+        lines = list(text)
+
+    assert (first, len(rest)) == (bytes(50_000) + b"\1", 949_999)
+    assert lines == ["grüße\r\n", "end"]
+
+
+def test_listed_entries_have_their_kinds(box: sdk.SyncSandbox) -> None:
+    """A file, a folder, links that lead somewhere or nowhere, and a pipe are told apart."""
+    script = "mkdir kinds kinds/folder; cd kinds; : > .file; ln -s folder link; ln -s no broken"
+    box.run_process("sh", ["-c", f"{script}; mkfifo pipe"], check=True)
+    listed = [(entry.path, entry.kind) for entry in box.fs.listdir("kinds")]
+    links = box.fs.is_dir("kinds/link"), box.fs.is_file("kinds/link"), box.fs.exists("kinds/broken")
+
+    assert listed == [
+        (".file", "file"),
+        ("broken", "symlink"),
+        ("folder", "directory"),
+        ("link", "symlink"),
+        ("pipe", "other"),
+    ]
+    assert links == (True, False, False)
