@@ -14,13 +14,16 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h11
+
 from opencode_magic.local import image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
+SITE = Path(h11.__file__).parents[1]
+PACKAGES = os.pathsep.join([str(ROOT), str(SITE)])
 ORDINARY_UID = 51_500
 _NEEDED = (
     "import sys, ctypes, ssl, cryptography, h11, opencode_magic, re2, starlette, uvicorn\n"
@@ -76,7 +79,7 @@ def _way() -> tuple[list[str], str]:
 def _script() -> str:
     """Give the shell script that puts an open folder over each closed one, then goes on."""
     needed = [Path(source) for source, _ in image.own_python().binds]
-    needed += [ROOT, Path(sysconfig.get_path("purelib"))]
+    needed += [ROOT, SITE]
     lines = ["umask 022"]
     for folder in dict.fromkeys(filter(None, map(image.closed_ancestor, needed))):
         lines += ["top=$(mktemp -d)", 'mount -t tmpfs -o mode=755 open "$top"']
