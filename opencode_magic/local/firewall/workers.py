@@ -38,15 +38,21 @@ class Workers:
         self._lock = threading.Lock()
 
     def start(self, job: Job) -> bool:
-        """Run a job soon; False where too many wait already, or after :meth:`close`."""
+        """Run a job soon; False where too many wait already, or after :meth:`close`.
+
+        So it is where the machine has no thread to give: a fork bomb may have taken them all.
+        """
         with self._lock:
             if self._is_closed or self._open >= self._limit + self._waiting:
                 return False
+            if self._open >= self._threads and self._threads < self._limit:
+                try:
+                    threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                except RuntimeError:
+                    return False
+                self._threads += 1
             self._open += 1
             self._jobs.put(job)
-            if self._open > self._threads and self._threads < self._limit:
-                self._threads += 1
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
             return True
 
     def close(self) -> None:

@@ -31,6 +31,23 @@ def test_jobs_beyond_the_limit_are_refused() -> None:
     assert not workers.start(job)
 
 
+def test_a_machine_without_threads_refuses_and_recovers() -> None:
+    """Where no thread can be had the job is refused; later ones run as before."""
+    done = threading.Semaphore(0)
+    workers = Workers("test", limit=1)
+    usual = threading.stack_size(1 << 46)  # no machine has room for such a thread
+    try:
+        refused = workers.start(done.release)
+    finally:
+        threading.stack_size(usual)
+    started = workers.start(done.release)
+
+    assert (refused, started) == (False, True)
+    assert done.acquire(timeout=LIMIT_S)
+    assert not done.acquire(timeout=0.1)
+    workers.close()
+
+
 def test_a_job_that_fails_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
     """The next job runs, and the log names the kind of error without what it says."""
     done = threading.Event()
