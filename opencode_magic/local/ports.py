@@ -64,7 +64,10 @@ class PublishedPort:
             if not self._add(outside):
                 _end(outside)
                 continue
-            threading.Thread(target=self._serve, args=(outside,), daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(outside,), daemon=True).start()
+            except RuntimeError:
+                self._drop(outside)  # no thread is left, for now
 
     def _serve(self, outside: socket.socket) -> None:
         try:
@@ -78,9 +81,10 @@ class PublishedPort:
             self._drop(outside)
             return
         back = threading.Thread(target=_copy, args=(inside, outside), daemon=True)
-        back.start()
-        _copy(outside, inside)
-        back.join()
+        with suppress(RuntimeError):  # no thread is left, for now
+            back.start()
+            _copy(outside, inside)
+            back.join()
         self._drop(outside)
         self._drop(inside)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
+import threading
 import time
 from typing import NoReturn
 
@@ -27,6 +28,31 @@ def test_port_outlives_a_moment_without_files() -> None:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
 
         assert client.recv(1000).startswith(b"HTTP/1.1 502 ")
+
+
+def test_port_outlives_a_moment_without_threads() -> None:
+    """A connection that no thread can be had for is closed; later ones are served."""
+    echo = socket.create_server(("127.0.0.1", 0))
+    with echo, contextlib.closing(PublishedPort(lambda: connected(echo))) as port:
+        usual = threading.stack_size(1 << 46)  # no machine has room for such a thread
+        try:
+            with connected_to(port) as client:
+                assert client.recv(1) == b""
+        finally:
+            threading.stack_size(usual)
+        with connected_to(port) as client:
+            inside, _ = echo.accept()
+            with inside:
+                client.sendall(b"hello")
+                assert inside.recv(5) == b"hello"
+
+
+def connected(listener: socket.socket) -> socket.socket:
+    return socket.create_connection(listener.getsockname(), timeout=5)
+
+
+def connected_to(port: PublishedPort) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port.host_port), timeout=5)
 
 
 def test_closed_port_refuses() -> None:
