@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opencode_magic.errors import SettingsError
+from opencode_magic.local.own_groups import place_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -50,40 +51,18 @@ def find_parent() -> Found:
 
     The nearest one: what already limits this process shall limit its sandboxes too.
     """
-    mount, own = _mount_point(), own_group()
-    if mount is None or own is None:
+    place = place_in()
+    if place is None:
         return Found(reason="this system has no control groups of version 2")
     try:
-        if "memory" not in _words(mount / "cgroup.controllers"):
+        if "memory" not in _words(place.mount / "cgroup.controllers"):
             return Found(reason="memory is not counted by control groups of version 2 here")
     except OSError as exc:
         return Found(reason=f"the control groups cannot be read: {exc.strerror}")
-    for folder in (own, *own.parents):
-        if mount not in (folder, *folder.parents):
-            break
+    for folder in place.upwards():
         if _can_hold(folder):
             return Found(folder)
     return Found(reason="no control group that counts memory belongs to this user")
-
-
-def _mount_point() -> Path | None:
-    with suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            before, _, after = line.partition(" - ")
-            if after.startswith("cgroup2 "):
-                return Path(before.split()[4])
-    return None
-
-
-def own_group() -> Path | None:
-    """Give the group that this process is in; None where this system has none of version 2."""
-    mount = _mount_point()
-    if mount is not None:
-        with suppress(OSError):
-            for line in Path("/proc/self/cgroup").read_text().splitlines():
-                if line.startswith("0::") and "/.." not in line:
-                    return mount / line.removeprefix("0::").lstrip("/")
-    return None
 
 
 def _can_hold(folder: Path) -> bool:

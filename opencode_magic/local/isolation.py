@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opencode_magic.local import image
+from opencode_magic.local.own_groups import memory_left_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,9 +55,13 @@ _READ_ONLY_IN_PROC = ("sys", "fs", "bus", "irq", "scsi", "acpi", "driver", "tty"
 
 
 def default_memory_bytes() -> int:
-    """Give half of this machine's memory, at least 2 GiB."""
+    """Give half of the memory that there is here, at least 2 GiB where that leaves a quarter.
+
+    In a container that is what the container may use: more would end the notebook with the agent.
+    """
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(2 * GIB, total // 2)
+    total = min(total, memory_left_bytes() or total)
+    return max(min(2 * GIB, total * 3 // 4), total // 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Limits:
     """What one sandbox may use. The kernel counts all but the first three, the watchdog those."""
 
     memory_bytes: int = field(default_factory=default_memory_bytes)
-    """Memory of all processes together; the default is half of the machine's, at least 2 GiB."""
+    """Memory of all processes together; see `default_memory_bytes`."""
     disk_bytes: int = 20 * GIB
     """Home and temporary folder together."""
     disk_files: int = 2_000_000

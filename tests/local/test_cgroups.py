@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opencode_magic.local.cgroups import Cgroup, Cgroups, find_parent, own_group, recover
+from opencode_magic.local.cgroups import Cgroup, Cgroups, find_parent, recover
 from opencode_magic.local.isolation import MIB, Limits, SandboxSpec
 from opencode_magic.local.keeper import Keeper, KeeperPlace
+from opencode_magic.local.own_groups import place_in
 from tests.local import keepers
 from tests.local.servers import LocalServer, wait_for
 
@@ -43,7 +44,8 @@ def home() -> Path:
     Raises:
         OSError: There is none.
     """
-    parent = find_parent().parent or own_group()
+    place = place_in()
+    parent = find_parent().parent or (place.own if place else None)
     if parent is None or not os.access(parent / "cgroup.procs", os.W_OK):
         raise PermissionError(errno.EACCES, "no control group belongs to this user")
     return parent
