@@ -64,20 +64,23 @@ def command_routes(prefix: str) -> list[Route]:
 
 
 async def create(request: Request) -> Response:
-    """Start a command; with ``wait`` and ``logs`` its whole run is streamed."""
+    """Start a command; with ``wait`` its start and end are streamed, with ``logs`` all of its run.
+
+    Both may stand in the query or in the body: the Python SDK sends both, the JavaScript one the
+    body's alone.
+    """
     body = await read_json(request)
     wanted = parse_run(body)
     if wanted.is_sudo:
         raise ApiError(501, "not_implemented", "sudo is not available in the local home")
     box = registry_of(request).box(session_id_of(request))
-    is_waited = is_set(request, "wait")
+    is_waited = is_set(request, "wait") or wanted.is_waited
     running = await in_thread(start, box, wanted, is_group_ended=is_waited)
     if not is_waited:
         return _one(request, running)
-    if is_set(request, "logs"):
-        return StreamingResponse(_run_lines(running, session_id_of(request)), media_type=NDJSON)
-    await until_ended(running.command)
-    return _one(request, running)
+    has_logs = is_set(request, "logs") or wanted.has_logs
+    lines = _run_lines(running, session_id_of(request), has_logs=has_logs)
+    return StreamingResponse(lines, media_type=NDJSON)
 
 
 async def query(request: Request) -> Response:
@@ -190,11 +193,15 @@ def _one(request: Request, running: RunningCommand) -> Response:
     return JSONResponse({"command": running.payload(session_id_of(request))})
 
 
-async def _run_lines(running: RunningCommand, session_id: str) -> AsyncIterator[bytes]:
+async def _run_lines(
+    running: RunningCommand, session_id: str, *, has_logs: bool
+) -> AsyncIterator[bytes]:
     first = running.payload(session_id)
     yield _line({"command": {**first, "exitCode": None}})
-    async for chunk in _log_lines(running):
-        yield chunk
+    if has_logs:
+        async for chunk in _log_lines(running):
+            yield chunk
+    await until_ended(running.command)
     yield _line({"command": running.payload(session_id)})
 
 

@@ -10,13 +10,13 @@ from starlette.routing import Route
 
 from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.local.bodies import (
-    check_forwards,
     duration_ms,
     parse_create,
     parse_fork,
     parse_update,
     read_policy,
 )
+from opencode_magic.local.forwards import check_forwards
 from opencode_magic.local.pages import take_page
 from opencode_magic.local.payloads import (
     ApiError,

@@ -5,13 +5,11 @@ Source: the models of ``vercel-sandbox`` 0.10.
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 import re
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from opencode_magic.core.policy import NetworkPolicy
 from opencode_magic.core.policy_wire import parse_policy
@@ -72,6 +70,8 @@ class RunRequest:
     timeout_ms: int | None = None
     has_stdin: bool = False
     is_sudo: bool = False
+    is_waited: bool = False
+    has_logs: bool = False
 
 
 def parse_create(value: object) -> CreateRequest:
@@ -204,6 +204,8 @@ def parse_run(value: object) -> RunRequest:
         timeout_ms=None if timeout is None else min(timeout, TIMEOUT_LIMIT_MS),
         has_stdin=_flag(body.get("attachStdin") or False, "attachStdin"),
         is_sudo=_flag(body.get("sudo") or False, "sudo"),
+        is_waited=_flag(body.get("wait") or False, "wait"),
+        has_logs=_flag(body.get("logs") or False, "logs"),
     )
 
 
@@ -270,45 +272,6 @@ def mapping(value: object, where: str) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise bad_request(f"{where} must be an object")
     return value
-
-
-def check_forwards(policy: NetworkPolicy, *, may_reach_loopback: bool) -> None:
-    """Refuse a ``forwardURL`` that leads to this machine, unless a mapping may.
-
-    Args:
-        policy: The policy that a request asks for.
-        may_reach_loopback: Hosts under ``.internal`` may lead to a loopback address.
-
-    Raises:
-        ApiError: A forward URL is malformed, or leads where it must not.
-    """
-    for entry in policy.hosts:
-        for rule in entry.rules:
-            if rule.forward_url:
-                _check_forward(entry.pattern, rule.forward_url, may_reach_loopback)
-
-
-def _check_forward(host: str, url: str, may_reach_loopback: bool) -> None:  # noqa: FBT001 - private
-    try:
-        parts = urlsplit(url)
-        target, _ = parts.hostname, parts.port
-    except ValueError:
-        target = None
-    if not target or parts.scheme not in {"http", "https"}:
-        raise bad_request(f"networkPolicy: the forwardURL of {host!r} is not an http address")
-    try:
-        is_local = not ipaddress.ip_address(target).is_global
-    except ValueError:
-        is_local = target == "localhost" or target.endswith(".localhost")
-    if not is_local:
-        return
-    if not may_reach_loopback:
-        raise bad_request(f"networkPolicy: the forwardURL of {host!r} must be a public address")
-    if not host.endswith(".internal") or target not in {"127.0.0.1", "localhost", "::1"}:
-        raise bad_request(
-            f"networkPolicy: only a host under '.internal' may lead to a loopback address, "
-            f"not {host!r}"
-        )
 
 
 def _check_image(image: object) -> None:

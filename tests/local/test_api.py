@@ -315,3 +315,25 @@ def test_half_a_request_stops_nobody(server: LocalServer) -> None:
         half.sendall(b"POST /api/v3/sandboxes HTTP/1.1\r\nhost: local\r\ncontent-length: 99\r\n")
 
         assert server.ask("GET", "/local/info").status == 200
+
+
+@pytest.mark.parametrize(("query", "flags"), [("?wait=true", {}), ("", {"wait": True})])
+def test_wait_without_output_has_two_records(
+    server: LocalServer, session_id: str, query: str, flags: dict[str, bool]
+) -> None:
+    """The wish to wait may stand in the query or the body; both ends of the run are told."""
+    body = {"command": "sh", "args": ["-c", "echo unheard; exit 3"], **flags}
+    answer = server.ask("POST", f"{SESSIONS}/{session_id}/cmd{query}", body)
+    records = [json.loads(line) for line in answer.body.splitlines()]
+
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert [record["command"]["exitCode"] for record in records] == [None, 3]
+
+
+def test_output_may_be_wished_for_in_the_body(server: LocalServer, session_id: str) -> None:
+    """A body that asks for output has it, without a query."""
+    body = {"command": "echo", "args": ["heard"], "wait": True, "logs": True}
+    answer = server.ask("POST", f"{SESSIONS}/{session_id}/cmd", body)
+    records = [json.loads(line) for line in answer.body.splitlines()]
+
+    assert [list(record) for record in records] == [["command"], ["stream", "data"], ["command"]]
