@@ -177,7 +177,7 @@ class Registry:
             in_use = {view.sandbox.snapshot_id for view in self.views()}
             for item in self.snapshots.all(name) if with_snapshots else []:
                 if item.snapshot_id not in in_use:
-                    self.snapshots.delete(item.snapshot_id)
+                    self.snapshots.discard(item.snapshot_id)
             return view, kept
 
     def set_keep(self, name: str, *, is_kept: bool) -> None:

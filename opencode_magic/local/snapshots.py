@@ -155,36 +155,46 @@ class Snapshots:
         Raises:
             ApiError: There is no such snapshot, or its files cannot be copied.
         """
-        snapshot = _used(self.get(snapshot_id), moment_ms)
-        try:
-            folder = self._store.boxes / box_id
-            folder.mkdir(mode=0o700, exist_ok=True)
-            for name in SAVED:
-                copy_tree(self._store.snapshot_folder(snapshot_id) / name, folder / name)
-                if owner != os.geteuid():
-                    image.give_to(folder / name, owner)
-        except (SandboxError, OSError) as exc:
-            raise ApiError(507, "snapshot_failed", str(exc)) from exc
-        self._keep(snapshot)
+        with self.held(snapshot_id):
+            snapshot = _used(self.get(snapshot_id), moment_ms)
+            try:
+                folder = self._store.boxes / box_id
+                folder.mkdir(mode=0o700, exist_ok=True)
+                for name in SAVED:
+                    copy_tree(self._store.snapshot_folder(snapshot_id) / name, folder / name)
+                    if owner != os.geteuid():
+                        image.give_to(folder / name, owner)
+            except (SandboxError, OSError) as exc:
+                raise ApiError(507, "snapshot_failed", str(exc)) from exc
+            self._keep(snapshot)
 
     def delete(self, snapshot_id: str) -> Snapshot:
         """Remove a snapshot.
 
         Raises:
-            ApiError: There is none.
+            ApiError: There is none, or a sandbox is being made from it.
         """
         snapshot = self.get(snapshot_id)
-        with self._lock:
-            self._items.pop(snapshot_id, None)
-        self._store.delete_snapshot(snapshot_id)
+        if not self.discard(snapshot_id):
+            raise ApiError(409, "conflict", "a sandbox is being made from this snapshot")
         return replace(snapshot, status="deleted")
+
+    def discard(self, snapshot_id: str) -> bool:
+        """Remove a snapshot, unless a sandbox is being made from it: then it stays."""
+        with self._lock:
+            if self._held[snapshot_id]:
+                return False
+            self._items.pop(snapshot_id, None)
+        # Nobody can find it any more, so nobody copies what goes now.
+        self._store.delete_snapshot(snapshot_id)
+        return True
 
     def expire(self, moment_ms: int) -> None:
         """Remove the snapshots whose time is over."""
         for item in self.all():
             is_over = item.expires_ms is not None and item.expires_ms <= moment_ms
-            if is_over and not self._held[item.snapshot_id]:
-                self.delete(item.snapshot_id)
+            if is_over:
+                self.discard(item.snapshot_id)
 
     def retain(self, sandbox: Sandbox, in_use: Collection[str], moment_ms: int) -> None:
         """Take away what falls out of a sandbox's retention, or let it live for a while.
@@ -195,10 +205,8 @@ class Snapshots:
             moment_ms: Now.
         """
         for item in retention.evicted(sandbox, self.all(sandbox.name), in_use):
-            if self._held[item.snapshot_id]:
-                continue
             if retention.is_deleted_when_evicted(sandbox):
-                self.delete(item.snapshot_id)
+                self.discard(item.snapshot_id)
             else:
                 lifetime = retention.lifetime_ms(sandbox, is_evicted=True)
                 self._keep(_used(replace(item, lifetime_ms=lifetime, is_evicted=True), moment_ms))

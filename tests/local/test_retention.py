@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from opencode_magic.local.payloads import ApiError
 from opencode_magic.local.snapshots import Snapshots
 from opencode_magic.local.state import Sandbox
 from opencode_magic.local.store import Store
+from tests.local.servers import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -294,3 +296,31 @@ def test_what_is_being_copied_is_not_taken_away(tmp_path: Path) -> None:
     assert by_count == [old.snapshot_id, new.snapshot_id]
     assert by_time == [old.snapshot_id]
     assert snapshots.all() == []
+
+
+def test_a_snapshot_is_not_deleted_while_it_is_copied(tmp_path: Path) -> None:
+    """Who deletes what a sandbox is being made from is told; that sandbox has all files."""
+    store = Store(tmp_path)
+    snapshots = Snapshots(store)
+    home = store.boxes / "box_1" / "home"
+    home.mkdir(parents=True)
+    (home / "large").write_bytes(os.urandom(150_000_000))
+    (store.boxes / "box_1" / "tmp").mkdir()
+    box = Sandbox("one", "local", "sbx_1", 1000, 1, 1, 1)
+    made = snapshots.fold(box, "sbx_1", "box_1", moment_ms=1, expiration_ms=0)
+    target = store.boxes / "box_2" / "home" / "large"
+    copying = threading.Thread(
+        target=snapshots.unfold,
+        args=(made.snapshot_id, "box_2"),
+        kwargs={"owner": os.geteuid(), "moment_ms": 2},
+    )
+    copying.start()
+    wait_for(target.exists, 10, step_s=0.0001)
+    with pytest.raises(ApiError, match="is being made from this snapshot") as caught:
+        snapshots.delete(made.snapshot_id)
+    copying.join()
+    deleted = snapshots.delete(made.snapshot_id)
+
+    assert (caught.value.status_code, deleted.status) == (409, "deleted")
+    assert target.read_bytes() == (home / "large").read_bytes()
+    assert list(Snapshots(store).all()) == []
