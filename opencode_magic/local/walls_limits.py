@@ -62,7 +62,7 @@ ATTEMPTS = {
         r"over its limit of \d+ MiB of disk",
     ),
     "disk of files on their way": (
-        "flood('/vercel', send_away)",
+        "flood('/vercel', 23, send_away)",
         r"over its limit of \d+ MiB of disk",
     ),
     **{
@@ -88,10 +88,10 @@ def send_away(path):
         os.unlink(path)
         word = array.array("i", [file.fileno()])
         ends[0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, word)])
-def flood(folder, hide=lambda path: None):
+def flood(folder, mib=12, hide=lambda path: None):
     deadline = time.monotonic() + patience_s
     while len(written) < 12 or len(written) < 60 and time.monotonic() < deadline:
-        fill(folder, 12)
+        fill(folder, mib)
         hide(written[-1])
         # Whoever watches may need a moment.
         if len(written) > 12: time.sleep(patience_s / 60)
