@@ -233,7 +233,7 @@ def copy_tree(source: Path, target: Path) -> None:
 def _trouble(line: str, *ours: Path) -> str:
     """Give what `cp` said without our own folders, and no more of a path than can be read."""
     for folder in ours:
-        line = line.replace(f"{folder}/", "")
+        line = line.replace(f"{folder}/", "").replace(str(folder), folder.name)
     return re.sub(r"'([^']+)'", lambda found: repr(_short(found[1])), line.removeprefix("cp: "))
 
 

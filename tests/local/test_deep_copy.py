@@ -157,6 +157,16 @@ def test_what_cannot_be_copied_is_named(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 300
 
 
+def test_our_own_folders_are_not_named(tmp_path: Path) -> None:
+    """What is missing altogether is told by its last name."""
+    with pytest.raises(SandboxError) as caught:
+        copy_tree(tmp_path / "home", tmp_path / "target")
+
+    assert str(caught.value) == (
+        "the files could not be copied: cannot stat 'home': No such file or directory"
+    )
+
+
 def test_a_deep_tree_is_in_a_snapshot(client: sdk.SyncSandboxClient) -> None:
     """What an agent made deeper than a path can say is in the sandbox from its snapshot."""
     box = client.create_sandbox(name="deep", persistent=False)
