@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import codecs
 import json
 from typing import TYPE_CHECKING
@@ -12,7 +10,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from opencode_magic.errors import OpencodeMagicError
-from opencode_magic.local.bodies import parse_run
+from opencode_magic.local.bodies import parse_input, parse_run
 from opencode_magic.local.children import (
     ArgumentsTooLongError,
     BadFolderError,
@@ -118,14 +116,7 @@ async def stdin(request: Request) -> Response:
     """Give a command input, or tell how much it took; see `_feed`."""
     body = await read_json(request)
     running = _find(request)
-    data, offset = body.get("data"), body.get("offset")
-    try:
-        content = base64.b64decode(data, validate=True) if isinstance(data, str) else b""
-    except binascii.Error as exc:
-        raise bad_request("data must be base64") from exc
-    if offset is not None and (not isinstance(offset, int) or isinstance(offset, bool)):
-        raise bad_request("offset must be a number")
-    is_end = body.get("close") is True
+    content, offset, is_end = parse_input(body)
     await wait_in_thread(_feed, running, content, offset=offset, is_end=is_end)
     return JSONResponse(
         {

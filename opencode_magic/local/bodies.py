@@ -5,6 +5,7 @@ Source: the models of ``vercel-sandbox`` 0.10.
 
 from __future__ import annotations
 
+import base64
 import posixpath
 import re
 import secrets
@@ -209,6 +210,22 @@ def parse_run(value: object) -> RunRequest:
     )
 
 
+def parse_input(body: Mapping[str, object]) -> tuple[bytes, int | None, bool]:
+    """Parse a body of input: what to write, from which byte on, and whether it ends there.
+
+    Raises:
+        ApiError: A field is malformed.
+    """
+    try:
+        data = base64.b64decode(_text(body.get("data") or "", "data"), validate=True)
+    except ValueError as exc:
+        raise bad_request("data must be base64") from exc
+    offset = _optional_int(body.get("offset"), "offset")
+    if offset is not None and offset < 0:
+        raise bad_request("offset must not be negative")
+    return data, offset, _flag(body.get("close") or False, "close")
+
+
 def read_policy(value: object) -> NetworkPolicy:
     """Parse a network policy of a body.
 
@@ -242,7 +259,7 @@ def parse_env(value: object) -> Mapping[str, str]:
         ApiError: A name or a value cannot be an environment variable.
     """
     env: dict[str, str] = {}
-    for name, item in mapping(value or {}, "env").items():
+    for name, item in mapping({} if value is None else value, "env").items():
         if not name or "=" in name or "\0" in name:
             raise bad_request("env has a name that no variable can have")
         if not isinstance(item, str) or "\0" in item:
@@ -313,7 +330,10 @@ def _resources(value: object) -> Resources:
 
 
 def _tags(value: object) -> Mapping[str, str]:
-    tags = {name: _text(item, "tags") for name, item in mapping(value or {}, "tags").items()}
+    tags = {
+        name: _text(item, "tags")
+        for name, item in mapping({} if value is None else value, "tags").items()
+    }
     if len(tags) > TAGS_LIMIT:
         raise bad_request(f"at most {TAGS_LIMIT} tags")
     return tags

@@ -317,6 +317,30 @@ def test_half_a_request_stops_nobody(server: LocalServer) -> None:
         assert server.ask("GET", "/local/info").status == 200
 
 
+def test_wrong_input_bodies_write_nothing(server: LocalServer, session_id: str) -> None:
+    """Input that is malformed, or from before its own start, is refused and not half taken."""
+    body = {"command": "cat", "args": [], "attachStdin": True}
+    created = server.ask("POST", f"{SESSIONS}/{session_id}/cmd", body).json()
+    path = f"{SESSIONS}/{session_id}/cmd/{text(created, 'command', 'id')}"
+    answers = [server.ask("POST", f"{path}/stdin", wrong) for wrong in (
+        {"data": 1}, {"data": "!!"}, {"data": ["YQ=="]}, {"data": "YQ==", "offset": -1},
+        {"data": "YQ==", "offset": 1}, {"offset": "0"}, {"offset": True}, {"close": "yes"},
+    )]  # fmt: skip
+    taken = server.ask("POST", f"{path}/stdin", {}).json()["bytesWritten"]
+    server.ask("POST", f"{path}/kill", {"signal": 9})
+
+    assert [(answer.status, answer.code) for answer in answers] == [(400, "bad_request")] * 8
+    assert taken == 0
+
+
+@pytest.mark.parametrize("field", ["env", "tags"])
+def test_empty_list_is_no_object(server: LocalServer, field: str) -> None:
+    """What is empty is still told apart by its kind."""
+    answer = server.ask("POST", "/v3/sandboxes", {"name": "never", field: []})
+
+    assert (answer.status, answer.code) == (400, "bad_request")
+
+
 @pytest.mark.parametrize(("query", "flags"), [("?wait=true", {}), ("", {"wait": True})])
 def test_wait_without_output_has_two_records(
     server: LocalServer, session_id: str, query: str, flags: dict[str, bool]
