@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opencode_magic.local import image
-from opencode_magic.local.own_groups import memory_left_bytes
+from opencode_magic.local.own_groups import memory_left_bytes, processes_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+PROCESSES = 1024
 CHANNEL_FD = 200
 SECCOMP_FD = 201
 ARGUMENTS_FD = 202
@@ -64,6 +65,14 @@ def default_memory_bytes() -> int:
     return max(min(2 * GIB, total * 3 // 4), total // 2)
 
 
+def default_processes() -> int:
+    """Give how many processes and threads a sandbox may have: half of what there may be here.
+
+    They count in the container's own limit, in which the notebook has its threads, too.
+    """
+    return min(PROCESSES, (processes_left() or 2 * PROCESSES) // 2)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one sandbox may use. The kernel counts all but the first three, the watchdog those."""
@@ -75,8 +84,8 @@ class Limits:
     disk_files: int = 2_000_000
     """Files and folders in them."""
 
-    processes: int = 1024
-    """Processes and threads of the whole sandbox."""
+    processes: int = field(default_factory=default_processes)
+    """Processes and threads of the whole sandbox; by default 1,024 or half of a container's."""
     open_files: int = 8192
     """Per process."""
     file_bytes: int = 4 * GIB

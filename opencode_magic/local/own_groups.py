@@ -1,4 +1,4 @@
-"""``/proc/self`` -> the control groups that this process is in, and the memory that they leave it.
+"""``/proc/self`` -> the control groups that this process is in, and what they leave it.
 
 Sources: the Linux kernel's admin-guide/cgroup-v2 and cgroup-v1/memory; proc_pid_mountinfo(5).
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _SELF = Path("/proc/self")
 
@@ -69,8 +69,17 @@ def memory_left_bytes(proc: Path = _SELF) -> int | None:
 
     A container's limit is one of them, which the machine's own size does not show.
     """
+    return _least(proc, {"": "memory.max", "memory": "memory.limit_in_bytes"})
+
+
+def processes_left(proc: Path = _SELF) -> int | None:
+    """Give how many processes and threads these groups may have; None where there is no limit."""
+    return _least(proc, {"": "pids.max", "pids": "pids.max"})
+
+
+def _least(proc: Path, names: Mapping[str, str]) -> int | None:
     found = []
-    for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
+    for controller, name in names.items():
         place = place_in(controller, proc)
         for folder in () if place is None else place.upwards():
             with suppress(OSError, ValueError):  # there is none, or it says "max"

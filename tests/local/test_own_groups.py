@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opencode_magic.local import isolation
-from opencode_magic.local.isolation import GIB, MIB, default_memory_bytes
-from opencode_magic.local.own_groups import memory_left_bytes, place_in
+from opencode_magic.local.isolation import (
+    GIB,
+    MIB,
+    PROCESSES,
+    default_memory_bytes,
+    default_processes,
+)
+from opencode_magic.local.own_groups import memory_left_bytes, place_in, processes_left
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 UNIFIED = "29 23 0:26 {root} {top} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 MEMORY = "33 23 0:29 {root} {top} rw,nosuid - cgroup cgroup rw,memory\n"
+PIDS = "36 23 0:31 {root} {top} rw,nosuid - cgroup cgroup rw,pids\n"
 OTHER = "22 28 0:21 / /proc rw - proc proc rw\n35 23 0:30 / /elsewhere rw - cgroup cgroup rw,cpu\n"
 
 
@@ -95,3 +102,26 @@ def test_a_sandbox_leaves_its_container_a_quarter(
     known = {16 * GIB: max(2 * GIB, total // 2)} if total < left else {}
 
     assert default_memory_bytes() == known.get(left, expected)
+
+
+@pytest.mark.parametrize(
+    ("mounts", "groups"), [(UNIFIED, "0::/a/b\n"), (PIDS, "8:pids:/a/b\n0::/\n")]
+)
+def test_the_least_number_of_processes_counts(tmp_path: Path, mounts: str, groups: str) -> None:
+    """In either version, of the process's own group and those above it."""
+    proc = fill(tmp_path, mounts, groups)
+    put(tmp_path / "tree/a", "pids.max", "600\n")
+    put(tmp_path / "tree/a/b", "pids.max", "max\n")
+
+    assert processes_left(proc) == 600
+    assert processes_left(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(("left", "expected"), [(None, PROCESSES), (600, 300), (9000, PROCESSES)])
+def test_a_fork_bomb_leaves_the_container_half(
+    monkeypatch: pytest.MonkeyPatch, left: int | None, expected: int
+) -> None:
+    """The notebook and the server go on to have threads, however many the sandbox begins."""
+    monkeypatch.setattr(isolation, "processes_left", lambda: left)
+
+    assert default_processes() == expected
