@@ -32,6 +32,7 @@ FIRST = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 AWAY = b"HTTP/1.1 302 Found\r\nLocation: https://away.example/\r\n\r\n"
 QUIET_S = 0.05
+LIMIT_S = 10
 IPV6_FREEBIND = 78
 
 
@@ -50,13 +51,15 @@ def read_all(sock: socket.socket) -> bytes:
     with contextlib.suppress(TimeoutError):
         while b"\r\n\r\n" not in data and (more := sock.recv(65536)):
             data += more
-            sock.settimeout(QUIET_S)
+            # What has begun as a request goes on; the rest may be all that comes.
+            sock.settimeout(LIMIT_S if data.startswith((b"GET ", b"CONNECT ")) else QUIET_S)
+    sock.settimeout(LIMIT_S)
     return data
 
 
 def talk(sock: socket.socket, port: int, context: ssl.SSLContext) -> None:
     """Answer whatever is said, in TLS where it is TLS, also behind a CONNECT."""
-    sock.settimeout(5)
+    sock.settimeout(LIMIT_S)
     if not isinstance(sock, ssl.SSLSocket) and sock.recv(1, socket.MSG_PEEK) == b"\x16":
         sock = context.wrap_socket(sock, server_side=True)
     data = read_all(sock)
@@ -133,4 +136,5 @@ def main(certificate: str, *command: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    # At once: threads that still talk TLS while Python ends may crash it.
+    os._exit(main(*sys.argv[1:]))

@@ -125,7 +125,7 @@ def run_with_a_copy(start: Sequence[str], program: str) -> str:
         done = subprocess.run(
             argv, env=env, cwd="/", capture_output=True, text=True, timeout=60, check=False
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr}"
         return done.stdout
     finally:
         shutil.rmtree(base, ignore_errors=True)
