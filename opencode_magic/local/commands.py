@@ -13,7 +13,9 @@ import signal
 import termios
 import threading
 import time
+import weakref
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from opencode_magic.errors import UsageMistake
@@ -181,11 +183,7 @@ class Command:
             lambda future: reader.call(lambda: self._finish(future.result()))
         )
         if self._spec.kill_after_s is not None:
-            reader.call_later(self._spec.kill_after_s, self._kill)
-
-    def _kill(self) -> None:
-        if self.exit_code is None:
-            self.signal(signal.SIGKILL)
+            reader.call_later(self._spec.kill_after_s, partial(_kill, weakref.ref(self)))
 
     def _take(self, stream: Stream, data: bytes, *, is_note: bool = False) -> None:
         if not data:
@@ -221,6 +219,13 @@ class Command:
         for wake in wakes:
             with contextlib.suppress(RuntimeError):  # a subscriber's event loop may have closed
                 wake()
+
+
+def _kill(held: weakref.ref[Command]) -> None:
+    """End a command whose time is over. Its limit does not hold one that ended long before."""
+    command = held()
+    if command is not None and command.exit_code is None:
+        command.signal(signal.SIGKILL)
 
 
 def _wait_writable(fd: int, timeout_s: float) -> None:

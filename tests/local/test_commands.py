@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import signal
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -301,3 +303,14 @@ def test_output_that_no_disk_takes_is_told(box: Sandbox) -> None:
     assert (code, outputs[0].data[:4]) == (0, bytes(4))
     assert outputs[-1].data == b"opencode-magic: output was lost: File too large\n"
     assert box.run("true") == (0, "")
+
+
+def test_limit_does_not_hold_what_has_ended(box: Sandbox) -> None:
+    """A command that ended long before its limit is forgotten with its output, not kept for it."""
+    command = box.start("head", "-c", "400000", "/dev/zero", kill_after_s=3600.0)
+    code = command.wait(10)
+    held = weakref.ref(command)
+    del command
+
+    assert code == 0
+    assert eventually(lambda: gc.collect() >= 0 and held() is None, timeout_s=5)
