@@ -132,12 +132,13 @@ def _mappings(view: View) -> list[str]:
 
 
 def _live_summary(registry: Registry, view: View) -> dict[str, object]:
-    """Also say which limits were reached, and what was ended for it."""
+    """Also say how it goes out, which limits were reached, and what was ended for it."""
     try:
-        breaches = registry.box(view.session.session_id).keeper.breaches
+        box = registry.box(view.session.session_id)
     except ApiError:
         return _summary(view)
-    return {**_summary(view), "limits_reached": [breach.line for breach in list(breaches)]}
+    limits = [breach.line for breach in list(box.keeper.breaches)]
+    return {**_summary(view), "way_out": box.proxy, "limits_reached": limits}
 
 
 def _summary(view: View) -> dict[str, object]:

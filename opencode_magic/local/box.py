@@ -112,6 +112,8 @@ class Box:
         self.egress = egress
         self.base_env = image.environment(has_opencode=has_opencode)
         self.env: Mapping[str, str] = {}
+        self.proxy = ""
+        """The upstream proxy that it goes out by, as it may be shown; empty where there is none."""
         self._commands: OrderedDict[str, RunningCommand] = OrderedDict()
         self._started = 0
         self._ports: dict[int, PublishedPort] = {}
@@ -167,6 +169,8 @@ class Box:
         """
         with self._lock:
             running = self._commands.get(command_id)
+        if running is None and not self.is_alive:
+            raise ApiError(410, "sandbox_stopped", "Sandbox is stopped")
         if running is None:
             raise ApiError(404, "not_found", "Command not found.")
         return running
@@ -189,6 +193,9 @@ class Box:
         self.keeper.close()
         self.firewall.close()
         self.egress.close()
+        with self._lock:
+            # Who still reads one's output has it; nobody else can ask for it any more.
+            self._commands.clear()
 
     def _forget_old(self) -> None:
         self._started += 1
@@ -288,6 +295,7 @@ class BoxFactory:
             )
             has_opencode, folder = options.opencode is not None, options.boxes / box_id
             box = Box(box_id, keeper, firewall, egress, folder=folder, has_opencode=has_opencode)
+            box.proxy = company.proxy
         except BaseException:
             keeper.close()
             raise

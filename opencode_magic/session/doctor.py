@@ -101,6 +101,11 @@ def _local_server(settings: Settings) -> Check:
 def _ways(info: dict[str, object]) -> str:
     """Say how a running server's firewall differs from the usual one."""
     way_out = f", goes out by the proxy {info['way_out']}" if info.get("way_out") else ""
+    sandboxes = info.get("sandboxes")
+    for sandbox in sandboxes if isinstance(sandboxes, list) else []:
+        own = sandbox.get("way_out", info.get("way_out"))
+        if own != info.get("way_out"):
+            way_out += f", {sandbox['name']} by {f'the proxy {own}' if own else 'none'}"
     return way_out + (", strict" if info.get("is_strict") else "")
 
 

@@ -169,6 +169,8 @@ def test_each_sandbox_goes_out_by_its_own_proxy(
     third = create(client, {**mine, "NO_PROXY": "plain.invalid"}, persistent=False)
     said = [fetch(box) for box in (second, third, first)]
     counts = (len(proxy.heads), len(other.heads))
+    listed = server.ask("GET", "/local/info").json()["sandboxes"]
+    assert isinstance(listed, list)
     shown = server.ask("GET", "/local/info").body.decode() + server.log + repr(second)
     disk = b"".join(
         path.read_bytes()
@@ -182,6 +184,9 @@ def test_each_sandbox_goes_out_by_its_own_proxy(
 
     assert said == ["plain.invalid 200\n", "plain.invalid failed\n", "plain.invalid 200\n"]
     assert counts == (1, 1)
+    assert [item["way_out"] for item in listed] == [
+        f"127.0.0.1:{port}" for port in (proxy.port, other.port, other.port)
+    ]
     assert b"Proxy-Authorization: Basic bWU6UExBTlRFRA==" in other.heads[0]
     assert "PLANTED" not in shown
     assert b"PLANTED" not in disk

@@ -116,6 +116,16 @@ def test_a_running_server_says_how_its_firewall_differs() -> None:
 
     assert doctor._ways(both) == ", goes out by the proxy proxy.example:8080, strict"
     assert doctor._ways({"way_out": "", "is_strict": False}) == ""
+    others = [
+        {"name": "one", "way_out": "proxy.example:8080"},
+        {"name": "two", "way_out": ""},
+        {"name": "three", "way_out": "other.example:1"},
+        {"name": "starting"},
+    ]
+    assert doctor._ways({**both, "sandboxes": others}) == (
+        ", goes out by the proxy proxy.example:8080, two by none,"
+        " three by the proxy other.example:1, strict"
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sockets with paths")
