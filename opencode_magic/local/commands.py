@@ -179,8 +179,10 @@ class Command:
         reader = pump()
         for stream, fd in list(self._reading.items()):
             reader.read(fd, lambda data, stream=stream: self._take(stream, data))  # type: ignore[misc] # mypy cannot type a default
+        # A future keeps its callbacks for ever: this one lets go of the command when it is called.
+        held = [self]
         self._child.exited.add_done_callback(
-            lambda future: reader.call(lambda: self._finish(future.result()))
+            lambda future: reader.call(partial(held.pop()._finish, future.result()))  # noqa: SLF001 - our own
         )
         if self._spec.kill_after_s is not None:
             reader.call_later(self._spec.kill_after_s, partial(_kill, weakref.ref(self)))

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from vercel.sandbox import sync as sdk
 
+from tests.local.servers import wait_for
+
 if TYPE_CHECKING:
     from tests.local.servers import LocalServer
 
 MANY = 300
+LARGE = 412_345
+"""More than a log keeps in memory."""
 SIGNALLED = {1: 129, 2: 130, 3: 131, 6: 134, 9: 137, 10: 138, 13: 141, 14: 142, 15: 143, 31: 159}
 
 
@@ -181,3 +187,27 @@ def test_limit_longer_than_any_life_is_no_limit(box: sdk.SyncSandbox, server: Lo
     endless = server.ask("POST", path, {"command": "true", "timeout": 10**400})
 
     assert (done.stdout, endless.status, output(box, "echo", "on")) == ("on\n", 200, "on\n")
+
+
+def test_output_of_an_ended_sandbox_takes_no_open_files(
+    client: sdk.SyncSandboxClient, server: LocalServer
+) -> None:
+    """What a sandbox's commands said goes with it, at once."""
+    assert server.process is not None
+    folder = Path(f"/proc/{server.process.pid}/fd")
+
+    def kept_logs() -> int:
+        found = 0
+        for item in folder.iterdir():
+            with suppress(OSError):  # closed since it was listed
+                found += item.stat().st_size == LARGE
+        return found
+
+    box = client.create_sandbox(name="talking", persistent=False)
+    for _ in range(5):
+        box.run_process("head", ["-c", str(LARGE), "/dev/zero"], capture_output=True)
+    during = kept_logs()
+    box.destroy()
+    wait_for(lambda: kept_logs() == 0, 5)
+
+    assert (during, kept_logs()) == (5, 0)
