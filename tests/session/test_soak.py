@@ -63,7 +63,9 @@ def at_once(work: Callable[[int], None]) -> list[str]:
 
 def ask(session: Session, number: int) -> None:
     """Ask for a turn with a command and a host that is not allowed."""
-    text = script(f"bash 'echo {number} > mine; cat mine'", "webfetch https://example.com", "say Yes.")
+    text = script(
+        f"bash 'echo {number} > mine; cat mine'", "webfetch https://example.com", "say Yes."
+    )
     reply = ask_agent(session, Asking(text=text), view=SilentView())
     assert reply.state == "done"
     assert reply.text.endswith("Yes.")
