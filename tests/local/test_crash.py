@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIMIT_S = 20.0
-FILL = "head -c 300000000 /dev/urandom > big; mkdir many; cd many; seq 1 3000 | xargs touch"
+FILL = "head -c 150000000 /dev/urandom > big; mkdir many; cd many; seq 1 3000 | xargs touch"
 """Takes a moment to copy wherever blocks are not shared."""
 
 
@@ -128,7 +128,7 @@ def test_a_create_that_is_killed_leaves_nothing(crashing: LocalServer) -> None:
     assert known
     assert listed == {"source": "stopped"}
     assert lost == set()
-    assert said.stdout == "300000000\n3000\n"
+    assert said.stdout == "150000000\n3000\n"
 
 
 @pytest.mark.parametrize("is_persistent", [True, False])
