@@ -14,6 +14,7 @@ from opencode_magic.errors import OpencodeMagicError, SandboxConnectionError
 from opencode_magic.sandbox import ending, workspace
 from opencode_magic.sandbox.faults import as_connection_error, describe
 from opencode_magic.sandbox.lease import EXIT_BUDGET_S, Heartbeat, remove_lease
+from opencode_magic.sandbox.output import SHELL, SYSTEM_FIRST, run_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -339,12 +340,8 @@ def read_log_tail(
 ) -> tuple[str, ...]:
     """Give the last lines of a file inside, oldest first; empty where they cannot be had."""
     try:
-        done = session.run_process(
-            "tail",
-            ["-c", str(LOG_LIMIT_BYTES), log_path],
-            kill_after=5.0,
-            capture_output=True,
-        )
+        script = f'{SYSTEM_FIRST}exec tail -c {LOG_LIMIT_BYTES} "$1"'
+        done = run_inside(session, SHELL, ["-c", script, "sh", log_path], kill_after=5.0)
     except Exception:  # noqa: BLE001 - the log is a help beside a failure, never a second one
         return ()
-    return tuple((done.stdout or "").splitlines()[-limit_lines:])
+    return tuple(done.stdout.splitlines()[-limit_lines:])

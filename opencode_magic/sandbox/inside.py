@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from opencode_magic.core.opencode import BINARY_IN_TARBALL
 from opencode_magic.errors import SandboxLaunchError
 from opencode_magic.sandbox import opencode
+from opencode_magic.sandbox.output import run_inside
 from opencode_magic.sandbox.workspace import PREPARE
 
 if TYPE_CHECKING:
@@ -84,10 +85,9 @@ class Inside:
         return self.session.create_process("sh", arguments, cwd=cwd, env=env)
 
     def _run(self, program: str, arguments: list[str]) -> str:
-        done = self.session.run_process(program, arguments, kill_after=LIMIT_S, capture_output=True)
+        done = run_inside(self.session, program, arguments, kill_after=LIMIT_S)
         if done.returncode != 0:
-            said = (done.stderr or "").strip().splitlines()
-            what = said[-1] if said else f"exit code {done.returncode}"
-            message = f"{self.label} failed: {what}"
+            message = f"{self.label} failed: {done.last_line or f'exit code {done.returncode}'}"
+            said = done.stderr.strip().splitlines()
             raise SandboxLaunchError(message, step=self.step, log_lines=said)
-        return done.stdout or ""
+        return done.stdout

@@ -21,6 +21,7 @@ from opencode_magic.core.proof import Probe, Proof
 from opencode_magic.errors import SandboxConnectionError
 from opencode_magic.sandbox.evidence import Judge, Outside, OutsideJudge, RecordJudge
 from opencode_magic.sandbox.faults import as_connection_error
+from opencode_magic.sandbox.output import run_inside
 from opencode_magic.sandbox.policy import check_readback
 
 if TYPE_CHECKING:
@@ -142,18 +143,17 @@ class Prover:
     def _run_inside(self, plan: Mapping[str, object]) -> dict[str, dict[str, object]]:
         script = f"const PLAN = {json.dumps(plan)};\n{_SCRIPT.read_text(encoding='utf-8')}"
         with as_connection_error():
-            done = self.session.run_process(
+            done = run_inside(
+                self.session,
                 self.runtime,
                 ["-e", script],
                 cwd="/",
                 env=_PROBE_ENV,
                 kill_after=MODEL_TIMEOUT_S + 2 * PROBE_TIMEOUT_S,
-                capture_output=True,
             )
-        answers = _parse(done.stdout or "")
+        answers = _parse(done.stdout)
         if not answers:
-            said = (done.stderr or "").strip().splitlines()
-            detail = f": {said[-1]}" if said else ""
+            detail = f": {done.last_line}" if done.last_line else ""
             msg = f"the probes did not run inside the sandbox (exit {done.returncode}){detail}"
             raise SandboxConnectionError(msg, next_step="launch again: %opencode_up")
         if done.returncode != 0:

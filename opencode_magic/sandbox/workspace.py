@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from opencode_magic.errors import SandboxConnectionError
 from opencode_magic.sandbox.faults import as_connection_error
+from opencode_magic.sandbox.output import SHELL, SYSTEM_FIRST, run_inside
 from opencode_magic.settings import make_private_dir
 
 if TYPE_CHECKING:
@@ -35,15 +36,17 @@ fi
 """
 """Makes the workspace a git work tree with a first commit."""
 
-_CHANGED = """\
-cd "$1" || exit 1
+_CHANGED = f"""\
+{SYSTEM_FIRST}cd "$1" || exit 1
 [ -n "$(git status --porcelain --ignored 2>/dev/null | head -n 1)" ] ||
   [ "$(git rev-list --all --count 2>/dev/null)" != 1 ]
 """
 _PACK = f"""\
-cd "$1" || exit 1
+{SYSTEM_FIRST}cd "$1" || exit 1
 [ "$(du -sk . | cut -f1)" -le {WORK_LIMIT_BYTES // 1024} ] || exit {_TOO_MUCH}
-tar -czf "$2" -C "$1/.." workspace
+tar -czf "$2" -C "$1/.." workspace 2>"$2.said" || {{
+  code=$?; tail -n 1 "$2.said" | cut -c 1-500 >&2; exit $code
+}}
 """
 
 
@@ -54,9 +57,7 @@ def has_work(session: SyncSandboxRuntimeSession, place: Place) -> bool:
         SandboxConnectionError: The sandbox does not answer.
     """
     with as_connection_error():
-        done = session.run_process(
-            "sh", ["-c", _CHANGED, "sh", place.workspace], kill_after=10.0, capture_output=True
-        )
+        done = run_inside(session, SHELL, ["-c", _CHANGED, "sh", place.workspace], kill_after=10.0)
     return done.returncode == 0
 
 
@@ -77,17 +78,13 @@ def keep(session: SyncSandboxRuntimeSession, place: Place, state_dir: Path, name
     """
     packed = f"{place.temporary}/.work.tar.gz"
     with as_connection_error():
-        done = session.run_process(
-            "sh",
-            ["-c", _PACK, "sh", place.workspace, packed],
-            kill_after=60.0,
-            capture_output=True,
+        done = run_inside(
+            session, SHELL, ["-c", _PACK, "sh", place.workspace, packed], kill_after=60.0
         )
         if done.returncode == _TOO_MUCH:
             raise _too_much()
         if done.returncode != 0:
-            said = (done.stderr or "").strip().splitlines()
-            msg = f"the workspace could not be packed: {said[-1] if said else done.returncode}"
+            msg = f"the workspace could not be packed: {done.last_line or done.returncode}"
             raise SandboxConnectionError(msg)
         return _fetch(session, packed, state_dir, name)
 
