@@ -222,14 +222,24 @@ def _inner(folder: Path) -> Iterator[Path]:
 
 def family_of(pid: int) -> list[int]:
     """Give a process and all below it."""
+    found = [pid]
+    try:
+        for each in found:
+            for task in Path(f"/proc/{each}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+    except OSError:  # this kernel does not tell, or one of them has just ended
+        return _searched_family(pid)
+    return found
+
+
+def _searched_family(pid: int) -> list[int]:
+    """Give the same by a look at all processes of the machine, which may be many."""
     children: dict[int, list[int]] = {}
-    for entry in os.scandir("/proc"):
+    for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with suppress(OSError, IndexError, ValueError):
-                stat = Path(entry.path, "stat").read_text()
-                children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(
-                    int(entry.name)
-                )
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
     found = [pid]
     for each in found:
         found += children.get(each, [])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from opencode_magic.local import cgroups
 from opencode_magic.local.cgroups import Cgroup, Cgroups, find_parent, recover
 from opencode_magic.local.isolation import MIB, Limits, SandboxSpec
 from opencode_magic.local.keeper import Keeper, KeeperPlace
@@ -107,6 +108,21 @@ def test_all_of_a_sandbox_is_in_its_group(parent: Path) -> None:
     assert inside == everybody
     assert len(inside) >= 4
     assert not group.exists()
+
+
+def test_a_family_is_found_in_both_ways() -> None:
+    """What the kernel tells of a process's children is what a look at all processes finds."""
+    with keepers.sandbox() as made:
+        running = made.start("sh", "-c", "sleep 60 & sleep 60 & wait")
+        assert keepers.eventually(
+            lambda: len(cgroups.family_of(made.keeper.pid)) >= 7, timeout_s=keepers.TIME_LIMIT_S
+        )
+        told = cgroups.family_of(made.keeper.pid)
+        searched = cgroups._searched_family(made.keeper.pid)
+        running.signal(9)
+
+    assert sorted(told) == sorted(searched) == sorted(set(told))
+    assert set(told) >= {made.keeper.pid}
 
 
 @needs_leave
