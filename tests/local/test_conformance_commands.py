@@ -211,3 +211,28 @@ def test_output_of_an_ended_sandbox_takes_no_open_files(
     wait_for(lambda: kept_logs() == 0, 5)
 
     assert (during, kept_logs()) == (5, 0)
+
+
+def test_variables_of_any_kind_arrive(box: sdk.SyncSandbox) -> None:
+    """Empty values, lines, signs and other scripts are values; odd names are names."""
+    given = {
+        "EMPTY": "",
+        "LINES": "a\nb",
+        "SIGNS": "a=b '\"$`\\",
+        "SCRIPT": "grüße 日本",
+        "odd.name-1": "x",
+    }
+    done = box.run_process("env", ["-0"], env=given, capture_output=True)
+    seen = dict(line.split("=", 1) for line in (done.stdout or "").split("\0") if line)
+
+    assert {name: seen.get(name) for name in given} == given
+
+
+@pytest.mark.parametrize("env", [{"": "x"}, {"A=B": "x"}, {"A": "planted\0"}, {"A\0": "x"}])
+def test_variables_that_cannot_be_are_refused(box: sdk.SyncSandbox, env: dict[str, str]) -> None:
+    """What no environment can hold is refused, without its value."""
+    with pytest.raises(sdk.SandboxApiError) as caught:
+        box.run_process("true", env=env)
+
+    assert (caught.value.status_code, caught.value.code) == (400, "bad_request")
+    assert "planted" not in str(caught.value)

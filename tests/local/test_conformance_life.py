@@ -176,3 +176,96 @@ def test_expiry_ends_it(client: sdk.SyncSandboxClient) -> None:
     box.destroy()
 
     assert status == sdk.SandboxStatus.STOPPED
+
+
+def rule_of(**more: object) -> sdk.NetworkPolicyRule:
+    return sdk.NetworkPolicyRule(**more)  # type: ignore[arg-type] # one of three actions
+
+
+def sets(**headers: str) -> list[sdk.NetworkPolicyTransform]:
+    return [sdk.NetworkPolicyTransform(headers=headers)]
+
+
+def test_each_kind_of_policy_is_read_back(box: sdk.SyncSandbox) -> None:
+    """Modes, hosts, subnets and all three actions come back as what they are, on both handles."""
+    full = sdk.NetworkPolicy.custom(
+        allow={
+            "plain.example.com": (),
+            "*.example.org": [rule_of(transform=sets(Authorization="Bearer planted"))],
+            "made.example.net": [rule_of(response=sdk.NetworkPolicyResponse(403))],
+            "sent.example.net": [rule_of(forward_url="https://proxy.example.com/in")],
+        },
+        subnets=sdk.NetworkPolicySubnets(allow=["192.0.2.0/24"], deny=["2001:db8::/32"]),
+    )
+    found = []
+    for policy in (
+        sdk.NetworkPolicy.allow_all(),
+        sdk.NetworkPolicy.custom(allow={}),
+        sdk.NetworkPolicy.custom(allow=dict.fromkeys(["a.example.com", "b.example.com"], ())),
+        full,
+    ):
+        box.update(network_policy=policy)
+        assert session_of(box).network_policy == box.network_policy
+        found.append(box.network_policy)
+    box.update(network_policy=sdk.NetworkPolicy.deny_all())
+    last = found[-1]
+    assert last is not None
+
+    assert [item and (item.mode, item.allowed_domains) for item in found[:3]] == [
+        ("allow-all", ()),
+        ("deny-all", ()),
+        ("custom", ("a.example.com", "b.example.com")),
+    ]
+    assert last.subnets == sdk.NetworkPolicySubnets(
+        allow=("192.0.2.0/24",), deny=("2001:db8::/32",)
+    )
+    assert [(item.domain, item.header_names) for item in last.injection_rules] == [
+        ("*.example.org", ("authorization",))
+    ]
+    assert [(item.domain, item.status_code) for item in last.response_rules] == [
+        ("made.example.net", 403)
+    ]
+    assert [(item.domain, item.forward_url) for item in last.forward_rules] == [
+        ("sent.example.net", "https://proxy.example.com/in")
+    ]
+    assert "planted" not in repr(last)
+
+
+@pytest.mark.parametrize(
+    ("host", "rules", "said"),
+    [
+        ("http://example.com", (), "is not a host name"),
+        ("*", (), "is not a host name"),
+        ("api.example.com", [rule_of(transform=sets(**{"a b": "planted"}))], "not a header name"),
+        ("api.example.com", [rule_of(transform=sets(a="plan\nted"))], "one line of text"),
+        ("api.example.com", [rule_of(forward_url="ftp://example.com")], "not an http address"),
+        ("api.example.com", [rule_of(forward_url="http://127.0.0.1")], "loopback"),
+        (
+            "api.example.com",
+            [
+                rule_of(
+                    match=sdk.NetworkPolicyRequestMatcher(
+                        path=sdk.NetworkPolicyMatcher.regex("(planted")
+                    ),
+                    transform=sets(a="planted"),
+                )
+            ],
+            "not a regular expression",
+        ),
+    ],
+)
+def test_bad_policy_is_told_and_changes_nothing(
+    box: sdk.SyncSandbox, host: str, rules: list[sdk.NetworkPolicyRule], said: str
+) -> None:
+    """A policy that cannot be is refused with its place, without a value, and the old one holds."""
+    box.update(network_policy=sdk.NetworkPolicy.deny_all())
+    with pytest.raises(sdk.SandboxApiError, match=said) as caught:
+        box.update(network_policy=sdk.NetworkPolicy.custom(allow={host: rules}))
+    session = session_of(box)
+    session.refresh()
+    policy = session.network_policy
+
+    assert (caught.value.status_code, caught.value.code) == (400, "bad_request")
+    assert "planted" not in str(caught.value)
+    assert policy is not None
+    assert policy.mode == "deny-all"
