@@ -287,6 +287,8 @@ def server_environment() -> dict[str, str]:
     }
     root = str(Path(__file__).resolve().parents[2])
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    # The server has many short threads, and glibc would give each an arena that only grows.
+    env["MALLOC_ARENA_MAX"] = "2"
     return env
 
 
