@@ -37,6 +37,8 @@ CALL_TIMEOUT_S = 10.0
 READY_TIMEOUT_S = 120.0
 STREAM_SILENCE_S = 30.0
 """OpenCode sends a heartbeat every 10 s; after three missing ones the connection is dead."""
+ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+AS_IT_IS = {"accept-encoding": "identity"}
 MESSAGES_LIMIT = 50
 PAGES_LIMIT = 40
 
@@ -264,11 +266,9 @@ class AgentClient:
         """
         timeout = httpx.Timeout(CALL_TIMEOUT_S, read=STREAM_SILENCE_S)
         try:
-            headers = {"accept-encoding": "identity"}
-            with self._http.stream("GET", "/event", headers=headers, timeout=timeout) as response:
+            with self._http.stream("GET", "/event", headers=AS_IT_IS, timeout=timeout) as response:
                 if not response.is_success:
-                    response.read()
-                    raise _refused(response)
+                    raise _refused(read_answer(response))
                 yield EventStream(response)
         except httpx.TransportError as error:
             raise _lost(error) from error
@@ -296,14 +296,15 @@ class AgentClient:
         content = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"content-type": "application/json"}
         try:
-            response = self._http.request(
+            with self._http.stream(
                 method,
                 path,
                 content=content,
-                headers=headers,
+                headers={**AS_IT_IS, **headers},
                 params=params,
                 timeout=timeout or CALL_TIMEOUT_S,
-            )
+            ) as answer:
+                response = read_answer(answer)
         except httpx.TransportError as error:
             raise _lost(error) from error
         except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
@@ -312,6 +313,34 @@ class AgentClient:
         if not response.is_success:
             raise _refused(response)
         return response
+
+
+def read_answer(answer: httpx.Response) -> httpx.Response:
+    """Read a whole answer, which is as long as an honest one at most.
+
+    A program inside may have taken the server's place: what it sends must not fill our memory.
+
+    Raises:
+        AgentConnectionError: It is too long, or packed though nobody asked for that.
+    """
+    pieces, size = [], 0
+    is_packed = answer.headers.get("content-encoding", "identity") != "identity"
+    for piece in () if is_packed else answer.iter_raw():
+        pieces.append(piece)
+        size += len(piece)
+        if size > ANSWER_LIMIT_BYTES:
+            break
+    if is_packed or size > ANSWER_LIMIT_BYTES:
+        raise AgentConnectionError(
+            f"the agent server's answer is packed, or longer than {ANSWER_LIMIT_BYTES >> 20} MB",
+            next_step="launch again: %opencode_up",
+        )
+    framing = {"transfer-encoding", "content-length"}
+    headers = [pair for pair in answer.headers.multi_items() if pair[0].lower() not in framing]
+    content = b"".join(pieces)
+    return httpx.Response(
+        answer.status_code, headers=headers, content=content, request=answer.request
+    )
 
 
 def _json(response: httpx.Response) -> object:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from opencode_magic.agent.client import AS_IT_IS, read_answer
 from opencode_magic.agent.config import (
     ServerOptions,
     opencode_config,
@@ -113,7 +114,9 @@ class OpenCodeServer:
 
     def _get(self, url: str) -> httpx.Response:
         is_near = httpx.URL(url).host in {"127.0.0.1", "localhost", "::1"}
-        return self._http.get(url, timeout=HEALTH_TIMEOUT_S if is_near else FAR_HEALTH_TIMEOUT_S)
+        timeout_s = HEALTH_TIMEOUT_S if is_near else FAR_HEALTH_TIMEOUT_S
+        with self._http.stream("GET", url, headers=AS_IT_IS, timeout=timeout_s) as answer:
+            return read_answer(answer)
 
     def _look_again(self, url: str, *, is_answered: bool) -> None:
         """See what answers without health: OpenCode 2, another server, or an edge that waits too.
