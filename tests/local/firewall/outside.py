@@ -253,3 +253,13 @@ def firewall(outside: Outside, policy: object, **options: object) -> Iterator[Wa
 def told(record: EgressRecord) -> tuple[object, ...]:
     """Give what a record says, without numbers and times."""
     return (record.channel, record.host, record.port, record.verdict, record.reason)
+
+
+def is_over(sock: socket.socket) -> bool:
+    """Whether the other side has ended this connection."""
+    try:
+        while sock.recv(65536):
+            pass
+    except OSError as exc:
+        return not isinstance(exc, TimeoutError)
+    return True

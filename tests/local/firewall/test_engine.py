@@ -1,26 +1,15 @@
 from __future__ import annotations
 
-import http.client
-import select
-import socket
 import ssl
-import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from opencode_magic.core.policy_wire import parse_policy
-from opencode_magic.local.firewall.ca import SandboxCA
-from opencode_magic.local.firewall.connections import Connection
 from opencode_magic.local.firewall.gate import REASON_ENCRYPTED
-from opencode_magic.local.firewall.record import Attempt, EgressLog
-from opencode_magic.local.firewall.wall import Wall
 from tests.local.firewall.hellos import extension, hello, real_hello, server_names
-from tests.local.firewall.outside import LIMIT_S, ask, firewall, told
+from tests.local.firewall.outside import ask, firewall, is_over, told
 
 if TYPE_CHECKING:
-    from opencode_magic.core.policy import NetworkPolicy
     from tests.local.firewall.outside import Outside
 
 NOT_LISTED = "not in the network policy"
@@ -301,192 +290,6 @@ def test_a_name_that_resolves_to_loopback_is_refused(outside: Outside) -> None:
         ]
 
 
-def test_a_policy_change_cuts_what_it_forbids(outside: Outside) -> None:
-    """Within 100 ms a spliced and a terminated connection end, and an allowed one stays."""
-    for host in ("a.example.com", "b.example.com"):
-        outside.serve_http(host)
-    outside.serve_http("api.example.com")
-    with firewall(outside, {"allow": {**INJECT, "a.example.com": [], "b.example.com": []}}) as wall:
-        spliced = wall.open_tls("a.example.com", outside.ca)
-        kept = wall.open_tls("b.example.com", outside.ca)
-        ended = wall.open_tls("api.example.com")
-        for sock, host in ((spliced, "a.example.com"), (ended, "api.example.com")):
-            assert ask(wall.client(sock, host))[0] == 200
-        started = time.monotonic()
-        count = wall.firewall.set_policy(parse_policy({"allow": ["b.example.com"]}))
-        for sock in (spliced, ended):
-            assert select.select([sock], [], [], LIMIT_S)[0]
-            assert _is_over(sock)
-        took_s = time.monotonic() - started
-        assert ask(wall.client(kept, "b.example.com"))[0] == 200
-        with pytest.raises(ConnectionResetError):
-            wall.open_tls("a.example.com", outside.ca)
-        for sock in (spliced, kept, ended):
-            sock.close()
-
-    assert count == 2
-    assert took_s < 0.1
-
-
-def test_cut_ends_the_connections_to_one_host(outside: Outside) -> None:
-    """A running answer is cut on request, and the record says why."""
-    is_asked = threading.Event()
-
-    def hang(sock: socket.socket) -> None:
-        sock.recv(4096)
-        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nstart")
-        is_asked.set()
-        sock.recv(4096)
-
-    outside.serve_raw("api.example.com", hang)
-    with firewall(outside, {"allow": INJECT}) as wall, wall.open_tls("api.example.com") as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
-        is_asked.wait(LIMIT_S)
-        counts = [wall.firewall.cut("other.example.com"), wall.firewall.cut("api.example.com")]
-        assert _is_over(sock)
-        records = wall.records(2)
-
-    assert counts == [0, 1]
-    assert records[-1].reason == "cut on request"
-    assert records[-1].is_end
-
-
-def test_an_answer_streams_as_it_comes(outside: Outside) -> None:
-    """Each piece of a chunked answer arrives before the next one is sent."""
-    go_on = threading.Event()
-
-    def stream(sock: socket.socket) -> None:
-        sock.recv(4096)
-        sock.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-        for piece in (b"one", b"two", b"three"):
-            sock.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
-            go_on.wait(LIMIT_S)
-            go_on.clear()
-        sock.sendall(b"0\r\n\r\n")
-
-    outside.serve_raw("api.example.com", stream)
-    pieces = []
-    with firewall(outside, {"allow": INJECT}) as wall, wall.open_tls("api.example.com") as sock:
-        client = wall.client(sock, "api.example.com")
-        client.request("GET", "/")
-        answer = client.getresponse()
-        while piece := answer.read1(100):
-            pieces.append(piece)
-            go_on.set()
-
-    assert pieces == [b"one", b"two", b"three"]
-
-
-def test_a_large_body_passes_both_ways(outside: Outside) -> None:
-    """Megabytes go out and come back whole, spliced and terminated."""
-    body = bytes(range(256)) * 4096 * 4
-    outside.serve_http("api.example.com")
-    outside.serve_http("plain.example.com")
-    with firewall(outside, {"allow": {**INJECT, "plain.example.com": []}}) as wall:
-        ended = wall.ask("api.example.com", "/", method="POST", body=body)
-        with wall.open_tls("plain.example.com", outside.ca) as sock:
-            spliced = ask(wall.client(sock, "plain.example.com"), "/", method="POST", body=body)
-
-    assert ended[1].endswith(body)
-    assert spliced[1].endswith(body)
-
-
-def test_continue_is_passed_on(outside: Outside) -> None:
-    """A program that waits for 100 Continue gets it from the upstream, then sends its body."""
-
-    def talk(sock: socket.socket) -> None:
-        head = sock.recv(4096)
-        assert b"100-continue" in head
-        sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = sock.recv(4096)
-        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
-
-    outside.serve_raw("api.example.com", talk)
-    with firewall(outside, {"allow": INJECT}) as wall, wall.open_tls("api.example.com") as sock:
-        sock.sendall(
-            b"POST / HTTP/1.1\r\nHost: api.example.com\r\nExpect: 100-continue\r\n"
-            b"Content-Length: 4\r\n\r\n"
-        )
-        first = sock.recv(4096)
-        sock.sendall(b"body")
-        second = sock.recv(4096)
-
-    assert first.startswith(b"HTTP/1.1 100")
-    assert second.endswith(b"body")
-
-
-def test_an_upgraded_connection_passes_bytes(outside: Outside) -> None:
-    """After 101 Switching Protocols (WebSocket) bytes go both ways as they come."""
-
-    def talk(sock: socket.socket) -> None:
-        sock.recv(4096)
-        sock.sendall(
-            b"HTTP/1.1 101 Switching Protocols\r\n"
-            b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\nhi"
-        )
-        while data := sock.recv(4096):
-            sock.sendall(data.upper())
-
-    outside.serve_raw("api.example.com", talk)
-    with firewall(outside, {"allow": INJECT}) as wall, wall.open_tls("api.example.com") as sock:
-        sock.sendall(
-            b"GET / HTTP/1.1\r\nHost: api.example.com\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\n\r\n"
-        )
-        answer = b""
-        while not answer.endswith(b"\r\n\r\nhi"):
-            answer += sock.recv(4096)
-        sock.sendall(b"hello")
-        echoed = sock.recv(4096)
-
-    assert answer.startswith(b"HTTP/1.1 101")
-    assert echoed == b"HELLO"
-
-
-@pytest.mark.parametrize(
-    ("answer", "text"),
-    [
-        (b"", b"closed the connection without an answer"),
-        (b"nonsense\r\n\r\n", b"not valid HTTP"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", b"not valid HTTP"),
-    ],
-)
-def test_a_broken_upstream_is_a_502(outside: Outside, answer: bytes, text: bytes) -> None:
-    """What the upstream did wrong is said in plain text."""
-
-    def talk(sock: socket.socket) -> None:
-        sock.recv(4096)
-        sock.sendall(answer)
-
-    outside.serve_raw("api.example.com", talk)
-    with firewall(outside, {"allow": INJECT}) as wall:
-        status, body = wall.ask("api.example.com")
-
-    assert status == 502
-    assert text in body
-
-
-def test_an_answer_that_breaks_off_is_no_whole_answer(outside: Outside) -> None:
-    """When the upstream hangs up in the middle, the program sees an error, not an end."""
-
-    def talk(sock: socket.socket) -> None:
-        sock.recv(4096)
-        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart")
-
-    outside.serve_raw("api.example.com", talk)
-    with firewall(outside, {"allow": INJECT}) as wall, wall.open_tls("api.example.com") as sock:
-        client = wall.client(sock, "api.example.com")
-        client.request("GET", "/")
-        answer = client.getresponse()
-        start = answer.read1(100)
-        with pytest.raises((OSError, http.client.IncompleteRead)):
-            answer.read()
-        records = wall.records(2)
-
-    assert start == b"part"
-    assert records[-1].reason == "it closed the connection in the middle of its answer"
-
-
 def test_strict_terminates_plain_hosts(outside: Outside) -> None:
     """In strict mode a plain allowed host is read as well, so fronting is refused."""
     outside.serve_http("plain.example.com")
@@ -506,32 +309,6 @@ def test_a_program_that_distrusts_the_authority_is_on_record(outside: Outside) -
         records = wall.records(1)
 
     assert [r.reason for r in records] == ["the program does not trust the sandbox's certificates"]
-
-
-def test_close_leaves_nothing(outside: Outside) -> None:
-    """After close no thread of the firewall lives and no connection is open."""
-    outside.serve_http("plain.example.com")
-    with firewall(outside, {"allow": ["plain.example.com"]}) as wall:
-        sock = wall.open_tls("plain.example.com", outside.ca)
-        silent = wall.open()
-    assert _is_over(sock)
-    assert _is_over(silent)
-    sock.close()
-    silent.close()
-
-    names = {thread.name for thread in threading.enumerate()}
-    assert not {"firewall-front", "firewall-relay"} & names
-    wall.firewall.close()
-
-
-def _is_over(sock: socket.socket) -> bool:
-    """Whether the other side has ended this connection."""
-    try:
-        while sock.recv(65536):
-            pass
-    except OSError as exc:
-        return not isinstance(exc, TimeoutError)
-    return True
 
 
 @pytest.mark.parametrize("policy", [{"subnets": {"allow": ["127.0.0.0/8"]}}, {"mode": "allow-all"}])
@@ -557,36 +334,8 @@ def test_an_encrypted_hello_is_not_spliced(outside: Outside) -> None:
     data = hello(server_names(b"plain.example.com"), extension(0xFE0D, b"\0\1"))
     with firewall(outside, {"allow": ["plain.example.com"]}) as wall, wall.open() as sock:
         sock.sendall(data)
-        assert _is_over(sock)
+        assert is_over(sock)
         records = wall.records(1)
 
     assert [told(record)[3:] for record in records] == [("blocked", REASON_ENCRYPTED)]
     assert server.seen == []
-
-
-def test_a_denied_subnet_cuts_what_leads_there() -> None:
-    """A live connection whose address a new policy denies is forbidden from then on."""
-    wall = make_wall(parse_policy({"allow": ["a.example"]}))
-    near, far = socket.socketpair()
-    connection = Connection(Attempt("tls", "a.example", 443), near)
-    connection.address = "8.8.8.8"
-    before = wall.is_forbidden(connection)
-    wall.policy = parse_policy({"allow": ["a.example"], "subnets": {"deny": ["8.8.8.0/24"]}})
-    after = wall.is_forbidden(connection)
-    connection.close()
-    far.close()
-
-    assert (before, after) == (False, True)
-
-
-def make_wall(policy: NetworkPolicy) -> Wall:
-    return Wall(
-        policy,
-        ca=SandboxCA.create(),
-        record=EgressLog(),
-        upstreams={},
-        upstream_ca=None,
-        allow_loopback_forward=False,
-        is_strict=False,
-        way_out=None,
-    )
