@@ -24,3 +24,10 @@ def shell() -> Iterator[InteractiveShell]:
     atexit.unregister(shell.atexit_operations)
     shell.atexit_operations()
     InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def loaded(shell: InteractiveShell) -> InteractiveShell:
+    """Give a shell with the extension loaded."""
+    shell.run_line_magic("load_ext", "opencode_magic")
+    return shell

@@ -44,13 +44,6 @@ TURN = Turn(
 )
 
 
-@pytest.fixture
-def loaded(shell: InteractiveShell) -> InteractiveShell:
-    """Give a shell with the extension loaded."""
-    shell.run_line_magic("load_ext", "opencode_magic")
-    return shell
-
-
 def magics(shell: InteractiveShell) -> OpencodeMagics:
     """Give the instance that holds the state."""
     found: OpencodeMagics = shell.magics_manager.registry["OpencodeMagics"]
