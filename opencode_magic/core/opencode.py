@@ -18,6 +18,8 @@ VERSION = "1.18.33"
 BINARY_IN_TARBALL = "package/bin/opencode"
 PORT = 4096
 USERNAME = "opencode"
+READY_LINE = "opencode server listening on "
+"""What the server prints once it listens: of no use beside a failure that came later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from opencode_magic.core.opencode import READY_LINE
 from opencode_magic.core.status import LaunchFailed
 from opencode_magic.errors import (
     BinaryError,
@@ -143,10 +144,11 @@ def _clean_up(steps: Steps, exc: BaseException) -> tuple[BaseException, LaunchFa
             break
         except KeyboardInterrupt:
             continue
-    lines = tuple(clean_line(line) for line in cleaned.log_lines)
+    said = [line for line in cleaned.log_lines if not line.startswith(READY_LINE)]
+    lines = tuple(map(clean_line, said))
     if not isinstance(exc, Exception):
-        said = " and ".join(filter(None, ("interrupted", cleaned.left)))
-        event = LaunchFailed(said, "launch again: %opencode_up", lines)
+        words = " and ".join(filter(None, ("interrupted", cleaned.left)))
+        event = LaunchFailed(words, "launch again: %opencode_up", lines)
         is_told = cleaned.left and isinstance(exc, KeyboardInterrupt)
         return type(exc)(*((cleaned.left,) if is_told else exc.args)), event
     failure = _as_ours(exc, step, label)

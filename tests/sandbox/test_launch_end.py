@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opencode_magic.core.opencode import VERSION
+from opencode_magic.core.opencode import READY_LINE, VERSION
 from opencode_magic.core.status import (
     Launched,
     LaunchFailed,
@@ -158,8 +158,9 @@ def test_interrupt_shows_the_last_lines(local: LaunchRequest) -> None:
             time.sleep(1)  # so that the script has said its line
             raise KeyboardInterrupt
 
+    script = f"echo booting; echo '{READY_LINE}http://127.0.0.1:4096'; sleep 60"
     with pytest.raises(KeyboardInterrupt):
-        launch(local, ScriptServer("echo booting; sleep 60", version=VERSION), interrupt)
+        launch(local, ScriptServer(script, version=VERSION), interrupt)
 
     status = status_of(events)
     assert status.log_lines == ("booting",)
