@@ -60,6 +60,21 @@ def program(name: str) -> str:
     return found
 
 
+def as_owner_of_all() -> list[str]:
+    """Give the start of a command line that may read and change all files of this user.
+
+    They are the user's own: it is root of a user namespace in which nobody else has any.
+
+    Raises:
+        HomeUnavailableError: bubblewrap is not installed.
+    """
+    rights = ("CAP_DAC_OVERRIDE", "CAP_FOWNER")
+    words = ["--unshare-user", "--uid", "0", "--gid", "0", "--die-with-parent", "--bind", "/", "/"]
+    for right in rights:
+        words += ["--cap-add", right]
+    return [program("bwrap"), *words, "--"]
+
+
 def spare_uid() -> int | None:
     """Give a user id that nobody has, where this process is root; else None.
 

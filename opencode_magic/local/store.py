@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from opencode_magic.errors import PolicyError, SandboxError
-from opencode_magic.local import image
+from opencode_magic.local import image, start
 from opencode_magic.local.deep_copy import copy_deep
 from opencode_magic.local.state import (
     Sandbox,
@@ -206,13 +206,11 @@ def copy_tree(source: Path, target: Path) -> None:
     Raises:
         SandboxError: The disk is full, or a file cannot be read.
     """
-    done = subprocess.run(
-        ["cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C"},
-    )
+    copy = ["cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target)]
+    done = _run(copy)
+    if done.returncode and b"Permission denied" in done.stderr and os.geteuid():
+        # A file may be closed even to its owner: as root of a namespace of its own he reads it.
+        done = _run([*start.as_owner_of_all(), *copy])
     if not done.returncode:
         return
     lines = done.stderr.decode(errors="replace").strip().splitlines() or ["cp: cp failed"]
@@ -240,6 +238,16 @@ def _trouble(line: str, *ours: Path) -> str:
 def _short(path: str) -> str:
     most = 60
     return path if len(path) <= 2 * most else f"{path[:most]}...{path[-most:]}"
+
+
+def _run(argv: list[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
 
 
 def remove_tree(folder: Path) -> None:

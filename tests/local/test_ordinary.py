@@ -97,3 +97,21 @@ def test_crash_as_an_ordinary_user_leaves_nothing(ordinary: LocalServer) -> None
     assert left == []
     assert isinstance(kept, dict)
     assert kept["files"] == 1
+
+
+def test_closed_files_are_saved_and_come_back_closed(ordinary: LocalServer) -> None:
+    """What nobody may read, not even its owner, is in a snapshot all the same, with its mode."""
+    client = ordinary.client()
+    box = client.create_sandbox(name="closed", persistent=False)
+    script = "mkdir -p d/deep; echo in > d/deep/in; echo secret > secret; chmod 0 secret d/deep d"
+    box.run_process("sh", ["-c", script], check=True)
+    source = sdk.SnapshotSource(snapshot_id=box.snapshot().id)
+    copy = client.create_sandbox(name="copy", persistent=False, source=source)
+    modes = copy.run_process("stat", ["-c", "%a %U", "d", "secret"], capture_output=True).stdout
+    script = "chmod 700 d d/deep; chmod 600 secret; cat d/deep/in secret"
+    text = copy.run_process("sh", ["-c", script], capture_output=True).stdout
+    for item in (box, copy):
+        item.destroy(delete_orphan_snapshots=True)
+    client.close()
+
+    assert (modes, text) == ("0 ubuntu\n0 ubuntu\n", "in\nsecret\n")
