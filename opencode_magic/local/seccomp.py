@@ -124,6 +124,7 @@ _CHECKED = {
     "unshare": (272, 97),
     "ioctl": (16, 29),
     "personality": (135, 92),
+    "prlimit64": (302, 261),
 }
 _PROTOCOLS = (
     0,
@@ -205,6 +206,14 @@ def _check_arguments(program: Program) -> None:
     put(LOAD_WORD, _argument(0))
     put(IF_EQUAL, 0, "allow")
     put(IF_EQUAL, _PERSONALITY_QUERY, "allow", "forbidden")
+    # Others' limits may be looked at: the first process, which has the same user, needs its own.
+    label("prlimit64")
+    put(LOAD_WORD, _argument(0))
+    put(IF_EQUAL, 0, "allow")
+    for half in (0, 4):
+        put(LOAD_WORD, _argument(2) + half)
+        put(IF_EQUAL, 0, "", "forbidden")
+    _end(program, _ALLOW)
 
 
 def _argument(index: int) -> int:

@@ -81,3 +81,31 @@ def is_keeper(pid: int) -> bool:
     """Whether a process is the keeper's own program, and not what starts it."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     return b"keeper_inside" in b" ".join(words) and b"python" in words[0]
+
+
+PRLIMIT = """
+import os, resource
+child = os.fork()
+if child == 0:
+    import time
+    time.sleep(30)
+for pid in (1, child):
+    for name in ("NPROC", "NOFILE", "CPU"):
+        try:
+            resource.prlimit(pid, getattr(resource, "RLIMIT_" + name), (1, 1))
+            print("lowered")
+        except PermissionError:
+            print(resource.prlimit(pid, getattr(resource, "RLIMIT_" + name)) != (1, 1))
+os.kill(child, 9)
+resource.prlimit(0, resource.RLIMIT_NOFILE, (5, 5))
+print(resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def test_nobody_takes_the_first_process_its_limits() -> None:
+    """Each program may limit itself and what it starts, and look at others; no more."""
+    with keepers.sandbox() as made:
+        said = made.run(image.inside_python().program, "-I", "-S", "-c", PRLIMIT)
+
+        assert said == (0, "True\n" * 6 + "(5, 5)\n")
+        assert made.shell("echo served") == (0, "served\n")
