@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opencode_magic.core.policy import canonical_host
-from opencode_magic.errors import OpencodeMagicError, SettingsError
+from opencode_magic.errors import OpencodeMagicError, SettingsError, as_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +72,10 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         _say(json.dumps([asdict(check) for check in found]))
     for check in () if options.json else found:
-        step = f" Next: {check.next_step}" if check.next_step else ""
-        _say(f"{check.state:<8} {check.name}: {check.detail}{step}")
+        said = check.detail
+        if check.next_step:
+            said = f"{as_sentence(said)} Next: {check.next_step}"
+        _say(f"{check.state:<8} {check.name}: {said}")
     return 1 if any(check.state == "blocked" for check in found) else 0
 
 
