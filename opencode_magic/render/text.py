@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+from textwrap import wrap
 from typing import TYPE_CHECKING, assert_never
 
 from opencode_magic.render.shapes import (
@@ -23,6 +25,10 @@ from opencode_magic.render.visible import visible_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+CELL_WIDTH = 60
+"""Characters of a table's cell before it goes on in another line."""
 
 
 def render_text(blocks: Sequence[Block]) -> str:
@@ -104,8 +110,18 @@ def _step(mark: str, label: str, detail: str, right: str) -> str:
 
 def _table(table: Table) -> list[str]:
     rows = [list(table.header), *([_words(cell, gap="") for cell in row] for row in table.rows)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+    cells = [[_cell_lines(cell) for cell in row] for row in rows]
+    widths = [
+        max(len(line) for row in cells for line in row[column])
+        for column in range(len(table.header))
     ]
+    return [
+        "  ".join(line.ljust(width) for line, width in zip(lines, widths, strict=True)).rstrip()
+        for row in cells
+        for lines in zip_longest(*row, fillvalue="")
+    ]
+
+
+def _cell_lines(cell: str) -> list[str]:
+    """Give a cell in lines that a terminal has room for; a path or an address stays whole."""
+    return wrap(cell, CELL_WIDTH, break_long_words=False, break_on_hyphens=False) or [""]

@@ -75,3 +75,15 @@ def test_labels() -> None:
     row = Row((Span("Model", "muted"), Span("m"), Span("s", form="pill"), Span("x", "muted")))
 
     assert render_text((row,)) == "Model m  [s]  x"
+
+
+def test_a_long_cell_goes_on_in_another_line() -> None:
+    """A table stays as wide as a terminal; a path is never broken."""
+    path = "/" + "folder/" * 12
+    table = Table(("What", "Seen"), (((Span("place"),), (Span(f"{'word ' * 14}in {path}"),)),))
+
+    lines = render_text([table]).splitlines()
+
+    assert [line[:7] for line in lines] == ["What   ", "place  ", "       ", "       "]
+    assert lines[-1].strip() == path
+    assert max(map(len, lines[:-1])) <= len("place  ") + 60
