@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.local.servers import LocalServer, processes_with, wait_for
+from tests.local.servers import LocalServer, figures_of, processes_with, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,18 +62,6 @@ def use_many(server: LocalServer, prefix: str, *, is_left: bool = False) -> list
     return failures
 
 
-def measure(server: LocalServer) -> dict[str, int]:
-    """Memory in kB, threads and open files of the server."""
-    assert server.process is not None
-    folder = Path(f"/proc/{server.process.pid}")
-    fields = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-    return {
-        "memory_kb": int(fields["VmRSS"].split()[0]),
-        "threads": int(fields["Threads"]),
-        "files": len(list((folder / "fd").iterdir())),
-    }
-
-
 def crash_under(server: LocalServer) -> tuple[list[str], list[int], list[str]]:
     """End the server under sandboxes that run; gives failures, processes left, and their states."""
     failures = use_many(server, "crashed", is_left=True)
@@ -113,7 +101,8 @@ def test_many_sandboxes_leave_nothing(
     figures = []
     for number in range(ROUNDS):
         failures += use_many(soaked, f"round-{number}")
-        figures.append(measure(soaked))
+        assert soaked.process is not None
+        figures.append(figures_of(soaked.process.pid))
     soaked.terminate()
     with capsys.disabled():
         for number, figure in enumerate(figures, 1):

@@ -16,7 +16,7 @@ from opencode_magic.sandbox.connect import find_server, reap
 from opencode_magic.session.ask import Asking, SilentView, ask_agent
 from opencode_magic.session.session import Session
 from opencode_magic.settings import load_settings
-from tests.local.servers import processes_with, wait_for
+from tests.local.servers import figures_of, processes_with, wait_for
 from tests.sandbox.homes import stop_local_server
 from tests.scripted import script
 
@@ -88,19 +88,6 @@ def whole_life(settings: Settings) -> Callable[[int], None]:
     return work
 
 
-def measure(settings: Settings) -> dict[str, int]:
-    """Memory in kB, threads and open files of the local server."""
-    server = find_server(settings)
-    assert server is not None
-    folder = Path(f"/proc/{server.pid}")
-    fields = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-    return {
-        "memory_kb": int(fields["VmRSS"].split()[0]),
-        "threads": int(fields["Threads"]),
-        "files": len(list((folder / "fd").iterdir())),
-    }
-
-
 def crash_under(settings: Settings) -> tuple[list[str], list[int]]:
     """Kill the server under sandboxes that run; gives what went wrong and the processes left."""
     sessions = [Session() for _ in range(AT_A_TIME)]
@@ -151,7 +138,9 @@ def test_many_launches_leave_nothing(
     figures = []
     for _ in range(ROUNDS):
         failures += at_once(whole_life(settings))
-        figures.append(measure(settings))
+        server = find_server(settings)
+        assert server is not None
+        figures.append(figures_of(server.pid))
     stop_local_server(settings)
     reap()
     with capsys.disabled():
