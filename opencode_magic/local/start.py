@@ -75,6 +75,21 @@ def as_owner_of_all() -> list[str]:
     return [program("bwrap"), *words, "--"]
 
 
+def all_reading() -> list[str]:
+    """Give the start of a command line that reads what this user's own files forbid even to it.
+
+    Root needs none.
+
+    Raises:
+        HomeUnavailableError: Bubblewrap is not installed.
+    """
+    if os.geteuid() == 0:
+        return []
+    user = ["--unshare-user", "--uid", "0", "--gid", "0", "--cap-drop", "ALL"]
+    user += ["--cap-add", "CAP_DAC_READ_SEARCH", "--die-with-parent"]
+    return [program("bwrap"), *user, "--dev-bind", "/", "/", "--"]
+
+
 def spare_uid() -> int | None:
     """Give a user id that nobody has, where this process is root; else None.
 

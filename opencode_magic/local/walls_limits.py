@@ -61,6 +61,10 @@ ATTEMPTS = {
         "flood('/var/tmp')",
         r"over its limit of \d+ MiB of disk",
     ),
+    "disk in closed folders": (
+        "flood('/vercel', 12, shut)",
+        r"over its limit of \d+ MiB of disk",
+    ),
     "disk of files on their way": (
         "flood('/vercel', 23, send_away)",
         r"over its limit of \d+ MiB of disk",
@@ -88,6 +92,14 @@ def send_away(path):
         os.unlink(path)
         word = array.array("i", [file.fileno()])
         ends[0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, word)])
+def shut(path):
+    os.mkdir(path + ".d")
+    os.rename(path, path + ".d/f")
+    os.chmod(path + ".d", 0)
+def open_again(folder):
+    os.chmod(folder, 0o700)
+    os.unlink(folder + "/f")
+    os.rmdir(folder)
 def flood(folder, mib=12, hide=lambda path: None):
     deadline = time.monotonic() + patience_s
     while len(written) < 12 or len(written) < 60 and time.monotonic() < deadline:
@@ -145,8 +157,9 @@ except BaseException as exc:
     print(type(exc).__name__, exc)
 finally:
     for path in written:
-        try: os.unlink(path)
-        except OSError: pass
+        for remove, place in ((os.unlink, path), (open_again, path + ".d")):
+            try: remove(place)
+            except OSError: pass
 """
 """Tries its first argument; the others are folders by the name they have inside, and patience."""
 

@@ -16,6 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from opencode_magic.errors import OpencodeMagicError
+from opencode_magic.local.start import all_reading
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -144,7 +147,13 @@ class Watchdog:
         while not self._stopped.wait(wait_s):
             try:
                 wait_s = self.look()
-            except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+            except (
+                OSError,
+                ValueError,
+                IndexError,
+                OpencodeMagicError,
+                subprocess.SubprocessError,
+            ):
                 wait_s = LONGEST_WAIT_S  # the sandbox is ending, or busy: looked at again
 
     def look(self) -> float:
@@ -298,10 +307,13 @@ class Watchdog:
         return found.f_bfree * found.f_frsize, found.f_ffree
 
     def _count(self) -> tuple[int, int]:
-        """Give bytes and files; ``du`` goes down to any depth, which a walk in Python does not."""
+        """Give bytes and files; ``du`` goes down to any depth, which a walk in Python does not.
+
+        It may also look into folders that the sandbox's programs, who own them, have closed.
+        """
         used = []
         for option in ("--block-size=1", "--inodes"):
-            argv = ["du", "-sxc", option, "--", *map(str, self._folders)]
+            argv = [*all_reading(), "du", "-sxc", option, "--", *map(str, self._folders)]
             said = subprocess.run(
                 argv,
                 capture_output=True,

@@ -50,3 +50,29 @@ def test_an_ordinary_user_keeps_some_watchers() -> None:
 
     assert said == f"{QUARTER} EMFILE\n"
     assert is_left
+
+
+CLOSED = """
+import json, os, sys
+from pathlib import Path
+from opencode_magic.local import image
+from opencode_magic.local.commands import CommandSpec, run
+from opencode_magic.local.isolation import Limits, SandboxSpec
+from opencode_magic.local.keeper import Keeper, KeeperPlace
+boxes = Path(os.environ["BASE"]) / "boxes"
+spec = SandboxSpec("one", boxes / "one", limits=Limits(disk_bytes=100 << 20))
+keeper = Keeper.start(KeeperPlace(boxes), spec)
+script = (
+    "for i in $(seq 60); do mkdir /vercel/d$i; head -c 20000000 /dev/zero > /vercel/d$i/f;"
+    " chmod 0 /vercel/d$i; sleep 0.1; done"
+)
+filler = run(keeper, CommandSpec(("sh", "-c", script)), image.environment(has_opencode=False))
+code = filler.wait(20)
+keeper.close()
+print(json.dumps([code, [breach.kind for breach in keeper.breaches][:1]]))
+"""
+
+
+def test_closed_folders_of_an_ordinary_user_are_counted() -> None:
+    """A folder that its owner has closed, even to itself, takes as much of the disk."""
+    assert json.loads(keepers.run_as_ordinary_user(CLOSED)) == [137, ["disk"]]
