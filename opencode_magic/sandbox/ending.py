@@ -77,9 +77,7 @@ def destroy(
                 return
             time.sleep(RETRY_S)
 
-    thread = threading.Thread(target=work, name="destroy", daemon=True)
-    thread.start()
-    wait(thread, budget_s)
+    wait(begin(work, name="destroy"), budget_s)
     return ended[0]
 
 
@@ -110,20 +108,53 @@ def _destroy(connection: Connection, name: str, *, discard: bool, may_restart: b
     return ""
 
 
-def wait(thread: threading.Thread, budget_s: float) -> None:
-    """Wait for a thread that cleans up; an Interrupt meanwhile changes nothing."""
-    deadline = time.monotonic() + budget_s
-    while thread.is_alive() and time.monotonic() < deadline:
+def begin(work: Callable[[], None], *, name: str) -> threading.Event:
+    """Do something in a daemon thread; the event is set once that has ended.
+
+    It is waited for in place of the thread: an Interrupt in ``Thread.join`` (Python 3.11) takes a
+    running thread for one that has ended.
+    """
+    done = threading.Event()
+
+    def run() -> None:
         try:
-            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+            work()
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return done
+
+
+def wait(done: threading.Event, budget_s: float) -> None:
+    """Wait for work that cleans up; an Interrupt meanwhile changes nothing."""
+    deadline = time.monotonic() + budget_s
+    while not done.is_set() and time.monotonic() < deadline:
+        try:
+            done.wait(max(0.0, deadline - time.monotonic()))
         except KeyboardInterrupt:
             continue
+
+
+def wait_out(done: threading.Event, *, after_interrupt_s: float) -> bool:
+    """Wait for work to end; an Interrupt leaves it so many seconds more, a second one none.
+
+    Returns:
+        Whether there was an Interrupt.
+    """
+    deadline = None
+    while not done.is_set() and (deadline is None or time.monotonic() < deadline):
+        try:
+            done.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except KeyboardInterrupt:
+            if deadline is not None:
+                break
+            deadline = time.monotonic() + after_interrupt_s
+    return deadline is not None
 
 
 def lines_within(read: Callable[[], tuple[str, ...]], budget_s: float) -> tuple[str, ...]:
     """Give lines that a call reads, where it ends in time; the end of a sandbox waits for them."""
     found: list[str] = []
-    reader = threading.Thread(target=lambda: found.extend(read()), name="lines", daemon=True)
-    reader.start()
-    wait(reader, budget_s)
+    wait(begin(lambda: found.extend(read()), name="lines"), budget_s)
     return tuple(found)

@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from opencode_magic.core.status import HealthChanged, LeaseExtended, Proved, WentDown
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from opencode_magic.settings import Settings
 
 LOG_LIMIT_BYTES = 32 * 1024
+KEEP_AFTER_INTERRUPT_S = 10.0
 AGAIN_STEP = "launch again: %opencode_up"
 
 
@@ -41,6 +42,19 @@ class Terminated:
 
     removed: tuple[str, ...]
     kept: tuple[str, ...]
+
+    def __str__(self) -> str:
+        removed, kept = (", ".join(words) or "nothing" for words in (self.removed, self.kept))
+        return f"removed {removed}; kept {kept}"
+
+
+@dataclass(slots=True)
+class _Keeping:
+    """What a thread that copies the work out has done."""
+
+    has_work: bool
+    """Whether there may be any."""
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,8 +227,9 @@ class Sandbox:
     def terminate(self, *, timeout_s: float = 10.0, keep: bool = True) -> Terminated:
         """Destroy the sandbox; a second call says what the first did.
 
-        An Interrupt while the work is copied out is raised again once the sandbox is destroyed.
-        Where it is not known that a cloud sandbox is gone, a second call tries again.
+        An Interrupt leaves the copying of the work 10 s more, a second one none; then the sandbox
+        is destroyed, and the Interrupt raised again with what was removed and kept. Where it is
+        not known that a cloud sandbox is gone, a second call tries again.
 
         Args:
             timeout_s: Wait at most so long for the home.
@@ -223,23 +238,33 @@ class Sandbox:
         with self._end_lock:
             if self._terminated is not None:
                 return self._terminated
-            notes: list[str] = []
-            has_work = keep
+            kept = _Keeping(has_work=keep)
+            is_interrupted = False
             try:
                 self._heartbeat.stop()
                 if keep and not self._is_lost:
-                    has_work = self._keep_what_is_there(notes)
+                    is_interrupted = self._keep_what_is_there(kept)
                 self._close_feed()
             finally:
-                report = self._destroy(notes, timeout_s=timeout_s, discard=not has_work)
+                notes = list(kept.notes)
+                report = self._destroy(notes, timeout_s=timeout_s, discard=not kept.has_work)
+            if is_interrupted:
+                raise KeyboardInterrupt(str(report))
             return report
 
-    def _keep_what_is_there(self, notes: list[str]) -> bool:
-        """Copy out the work of a cloud sandbox; gives whether there may be any."""
-        has_work = self._has_work(notes)
-        if has_work and self.home == "cloud":
-            self._fetch_work(notes)
-        return has_work
+    def _keep_what_is_there(self, kept: _Keeping) -> bool:
+        """Copy out the work of a cloud sandbox; gives whether an Interrupt came meanwhile."""
+
+        def work() -> None:
+            kept.has_work = self._has_work(kept.notes)
+            if kept.has_work and self.home == "cloud":
+                self._fetch_work(kept.notes)
+
+        done = ending.begin(work, name="keep")
+        is_interrupted = ending.wait_out(done, after_interrupt_s=KEEP_AFTER_INTERRUPT_S)
+        if not done.is_set():
+            kept.notes.append("not the agent's files: interrupted")
+        return is_interrupted
 
     def _destroy(self, notes: list[str], *, timeout_s: float, discard: bool) -> Terminated:
         parts = self._parts

@@ -6,7 +6,6 @@ import contextlib
 import datetime as dt
 import functools
 import secrets
-import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -140,10 +139,8 @@ class Steps:
         cleaned = ending.CleanedUp()
         if self._may_exist:
             cleaned.left = ending.still_there(self._name, "the home did not answer in time")
-        work = (cleaned, time.monotonic() + CLEAN_UP_BUDGET_S)
-        cleaner = threading.Thread(target=self._remove, args=work, daemon=True)
-        cleaner.start()
-        ending.wait(cleaner, CLEAN_UP_BUDGET_S)
+        work = functools.partial(self._remove, cleaned, time.monotonic() + CLEAN_UP_BUDGET_S)
+        ending.wait(ending.begin(work, name="clean up"), CLEAN_UP_BUDGET_S)
         return cleaned
 
     def _remove(self, cleaned: ending.CleanedUp, deadline: float) -> None:

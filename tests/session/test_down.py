@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Never
 
 import pytest
@@ -14,6 +18,9 @@ from tests.doubles import StandInGone, StandInSandbox, StandInStarter
 from tests.session.rounds import cloud_round, local_round
 
 if TYPE_CHECKING:
+    from vercel.sandbox.sync import SyncSandboxRuntimeSession
+
+    from opencode_magic.core.opencode import Place
     from opencode_magic.settings import Settings
 
 
@@ -22,17 +29,32 @@ def interrupt(*_: object) -> Never:
     raise KeyboardInterrupt
 
 
+def press_stop() -> None:
+    """Interrupt the main thread, as Jupyter's button does, and let it come."""
+    main = threading.main_thread().ident
+    assert main is not None
+    time.sleep(0.2)  # a person does not press in the moment in which a thread starts
+    signal.pthread_kill(main, signal.SIGINT)
+    time.sleep(0.5)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the local home needs Linux")
 @pytest.mark.usefixtures("opencode_binary")
 def test_an_interrupted_down_removes_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """An Interrupt while the work is looked for goes on once the sandbox is destroyed."""
+    has_work = workspace.has_work
+
+    def look(session: SyncSandboxRuntimeSession, place: Place) -> bool:
+        press_stop()
+        return has_work(session, place)
+
     with local_round() as made:
         made.session.up(made.settings)
         sandbox = made.session.sandbox
         connection = sandbox._parts.connection  # type: ignore[attr-defined] # the real one
-        monkeypatch.setattr(workspace, "has_work", interrupt)
+        monkeypatch.setattr(workspace, "has_work", look)
 
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match=r"removed sandbox .*; kept nothing"):
             made.session.down()
 
         assert sandbox.terminate().removed
@@ -60,6 +82,38 @@ def test_a_cloud_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(second.removed) == 1
         assert not made.session.is_up
         assert made.session.status.phase == "down"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in for the cloud needs Linux")
+@pytest.mark.usefixtures("opencode_binary")
+@pytest.mark.parametrize("presses", [1, 2])
+def test_work_of_a_cloud_sandbox_outlives_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, presses: int
+) -> None:
+    """An Interrupt while the work is copied out lets that end; a second one gives it up."""
+    keep = workspace.keep
+
+    def copy(session: SyncSandboxRuntimeSession, place: Place, state_dir: Path, name: str) -> Path:
+        for _ in range(presses):
+            press_stop()
+        return keep(session, place, state_dir, name)
+
+    with cloud_round() as made:
+        made.session.up(made.settings)
+        inside = made.session.sandbox._parts.session  # type: ignore[attr-defined] # the real one
+        inside.fs.write_text("workspace/work.txt", "mine")
+        monkeypatch.setattr(workspace, "keep", copy)
+
+        with pytest.raises(KeyboardInterrupt) as caught:
+            made.session.down()
+
+        removed, _, kept = str(caught.value).partition("; kept ")
+        assert removed.startswith("removed sandbox ")
+        assert not made.session.is_up
+        if presses == 1:
+            assert Path(kept.removeprefix("the agent's files: ")).is_file()
+        else:
+            assert kept == "not the agent's files: interrupted"
 
 
 @dataclass
