@@ -9,8 +9,8 @@ BASE_INTERVAL_S = 0.05
 PER_BYTE_S = 10e-6
 """A front end needs so long to show a byte that replaces another."""
 MIN_GROWTH_CHARS = 120
-GROWTH_SHARE = 2.5
-"""A frame that only adds text waits until the text has grown by this part of itself."""
+GROWTH_SHARE = 2.2
+"""A frame that only adds text waits until one part in so many of it is new."""
 PATIENCE_S = 2.5
 PATIENCE_PER_CHAR_S = 150e-6
 PATIENCE_PER_FRAME_S = 0.15
