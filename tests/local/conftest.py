@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from vercel.sandbox import sync as sdk
 
+from tests.faults import FaultProxy, fault_proxy
 from tests.local.servers import LocalServer
 
 if TYPE_CHECKING:
@@ -60,3 +61,22 @@ def box(server: LocalServer) -> Iterator[sdk.SyncSandbox]:
     yield running
     running.destroy()
     made.close()
+
+
+@pytest.fixture(scope="module")
+def tcp_server() -> Iterator[LocalServer]:
+    """The stand-in for the cloud: the proxy speaks TCP."""
+    running = LocalServer.make()
+    running.arguments = ("--tcp", "127.0.0.1:0", "--token-file", str(running.base / "token"))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def proxy(tcp_server: LocalServer) -> Iterator[FaultProxy]:
+    """A proxy in front of the server, with no fault yet."""
+    with fault_proxy(str(tcp_server.state["url"])) as made:
+        yield made

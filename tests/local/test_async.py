@@ -16,10 +16,11 @@ import pytest
 from vercel import sandbox as sdk
 
 from tests.faults import Answer, Cut, fault_proxy
-from tests.local.servers import LocalServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tests.local.servers import LocalServer
 
 COUNT = "for i in 1 2 3 4 5 6; do echo line $i; sleep 0.05; done; exit 7"
 COUNTED = "".join(f"line {number}\n" for number in range(1, 7))
@@ -271,18 +272,6 @@ def test_expiry_is_told_to_waiters(server: LocalServer) -> None:
         assert took_s < 5
 
     with_client(server, work)
-
-
-@pytest.fixture(scope="module")
-def tcp_server() -> Iterator[LocalServer]:
-    """The stand-in for the cloud: the fault proxy speaks TCP."""
-    running = LocalServer.make()
-    running.arguments = ("--tcp", "127.0.0.1:0", "--token-file", str(running.base / "token"))
-    try:
-        running.start()
-        yield running
-    finally:
-        running.close()
 
 
 def test_faults_between_are_survived_or_told(tcp_server: LocalServer) -> None:

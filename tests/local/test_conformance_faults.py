@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from vercel.sandbox import sync as sdk
 
-from tests.faults import Answer, Cut, FaultProxy, fault_proxy
+from tests.faults import Answer, Cut, FaultProxy
 from tests.local.calls import (
     CALLS,
     DENY,
@@ -28,12 +28,12 @@ from tests.local.calls import (
     make_far,
     sync_client,
 )
-from tests.local.servers import LocalServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.faults import Fault
+    from tests.local.servers import LocalServer
 
 UNAVAILABLE = Answer(503, {}, b'{"error":{"code":"unavailable","message":"try again"}}')
 TOO_MANY = Answer(429, {"retry-after": "0"}, b'{"error":{"code":"rate_limited","message":"wait"}}')
@@ -41,25 +41,11 @@ LOST = Cut(after_bytes=1)
 """The server has done it, and nobody hears."""
 
 
-@pytest.fixture(scope="module")
-def tcp_server() -> Iterator[LocalServer]:
-    """The stand-in for the cloud, with a saved sandbox to fork."""
-    running = LocalServer.make()
-    running.arguments = ("--tcp", "127.0.0.1:0", "--token-file", str(running.base / "token"))
-    try:
-        running.start()
-        with closing(running.client()) as near:
-            near.create_sandbox(name="base", **DENY).snapshot()  # type: ignore[arg-type] # fits
-        yield running
-    finally:
-        running.close()
-
-
-@pytest.fixture
-def proxy(tcp_server: LocalServer) -> Iterator[FaultProxy]:
-    """A proxy in front of the server, with no fault yet."""
-    with fault_proxy(str(tcp_server.state["url"])) as made:
-        yield made
+@pytest.fixture(scope="module", autouse=True)
+def base(tcp_server: LocalServer) -> None:
+    """Have a saved sandbox to fork."""
+    with closing(tcp_server.client()) as near:
+        near.create_sandbox(name="base", **DENY).snapshot()  # type: ignore[arg-type] # fits
 
 
 @pytest.fixture

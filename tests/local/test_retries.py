@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from vercel.sandbox import sync as sdk
 
-from tests.faults import Answer, Cut, FaultProxy, fault_proxy
+from tests.faults import Answer, Cut, FaultProxy
 from tests.local.servers import LocalServer, wait_for
 
 if TYPE_CHECKING:
@@ -20,25 +20,6 @@ UNAVAILABLE = Answer(503, {}, b'{"error":{"code":"unavailable","message":"try ag
 TOO_MANY = Answer(429, {"retry-after": "0"}, b'{"error":{"code":"rate_limited","message":"wait"}}')
 COUNT = "for i in 1 2 3 4 5 6; do echo line $i; sleep 0.1; done; exit 7"
 COUNTED = "".join(f"line {number}\n" for number in range(1, 7))
-
-
-@pytest.fixture(scope="module")
-def tcp_server() -> Iterator[LocalServer]:
-    """The stand-in for the cloud: the proxy speaks TCP."""
-    running = LocalServer.make()
-    running.arguments = ("--tcp", "127.0.0.1:0", "--token-file", str(running.base / "token"))
-    try:
-        running.start()
-        yield running
-    finally:
-        running.close()
-
-
-@pytest.fixture
-def proxy(tcp_server: LocalServer) -> Iterator[FaultProxy]:
-    """A proxy in front of the server, with no fault yet."""
-    with fault_proxy(str(tcp_server.state["url"])) as made:
-        yield made
 
 
 @pytest.fixture

@@ -12,29 +12,14 @@ import sys
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from vercel.sandbox import sync as sdk
 
 from tests.local.servers import LocalServer, processes_with, wait_for
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 GONE_S = 2.0
 """After a crash of the server, nothing of a sandbox may be left so long after."""
-
-
-@pytest.fixture
-def tcp_server() -> Iterator[LocalServer]:
-    running = LocalServer.make()
-    running.arguments = ("--tcp", "127.0.0.1:0", "--token-file", str(running.base / "token"))
-    try:
-        running.start()
-        yield running
-    finally:
-        running.close()
 
 
 def launch(server: LocalServer, name: str = "crash") -> None:

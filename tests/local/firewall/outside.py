@@ -135,11 +135,10 @@ class Outside:
             close()
 
 
-class ConnectProxy:
-    """A CONNECT proxy on loopback that leads every host to a port there, by the port it names."""
+class Proxy:
+    """Listens on loopback, and serves each connection in a thread of its own."""
 
-    def __init__(self, tls_port: int, plain_port: int) -> None:
-        self._ports = {b"443": tls_port, b"80": plain_port}
+    def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -151,21 +150,39 @@ class ConnectProxy:
         self._listener.close()
         self._thread.join()
 
+    def serve(self, sock: socket.socket) -> None:
+        """Serve one connection."""
+        raise NotImplementedError
+
     def _run(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 sock, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+                sock.settimeout(LIMIT_S)
+                threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
 
-    def _serve(self, sock: socket.socket) -> None:
-        sock.settimeout(LIMIT_S)
+
+class ConnectProxy(Proxy):
+    """A CONNECT proxy on loopback that leads every host to a port there, by the port it names."""
+
+    def __init__(self, tls_port: int, plain_port: int) -> None:
+        self._ports = {b"443": tls_port, b"80": plain_port}
+        super().__init__()
+
+    def serve(self, sock: socket.socket) -> None:
+        """Lead to the port that stands for the one that is named."""
         port = self._ports[sock.recv(4096).split(b" ")[1].rpartition(b":")[2]]
         with sock, socket.create_connection(("127.0.0.1", port)) as upstream:
             sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            back = threading.Thread(target=_copy, args=(upstream, sock), daemon=True)
-            back.start()
-            _copy(sock, upstream)
-            back.join(LIMIT_S)
+            pass_both_ways(sock, upstream)
+
+
+def pass_both_ways(one: socket.socket, other: socket.socket) -> None:
+    """Pass bytes between two sockets until both sides have ended."""
+    back = threading.Thread(target=_copy, args=(other, one), daemon=True)
+    back.start()
+    _copy(one, other)
+    back.join(LIMIT_S)
 
 
 def _copy(source: socket.socket, sink: socket.socket) -> None:

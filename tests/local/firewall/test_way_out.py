@@ -1,63 +1,41 @@
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 
 import pytest
 
 from opencode_magic.core.policy_wire import parse_policy
 from opencode_magic.local.firewall.resolve import NOTE_PROXY, REASON_UNCHECKED
 from opencode_magic.local.firewall.way_out import WayOut, load_way_out
-from tests.local.firewall.outside import LIMIT_S, Outside, ask, firewall, told
+from tests.local.firewall.outside import (
+    Outside,
+    Proxy,
+    ask,
+    firewall,
+    pass_both_ways,
+    told,
+)
 
 
-class CompanyProxy:
+class CompanyProxy(Proxy):
     """A CONNECT proxy that leads every name to one upstream, or answers as it is told."""
 
     def __init__(self, upstream_port: int, answer: bytes = b"") -> None:
         self.heads: list[bytes] = []
         self._upstream_port = upstream_port
         self._answer = answer
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        super().__init__()
 
-    def close(self) -> None:
-        """Stop accepting."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            sock.settimeout(LIMIT_S)
-            self.heads.append(sock.recv(4096))
+    def serve(self, sock: socket.socket) -> None:
+        """Lead to the upstream, whatever is named."""
+        self.heads.append(sock.recv(4096))
+        with sock:
             if self._answer:
                 sock.sendall(self._answer)
-                sock.close()
-                continue
-            upstream = socket.create_connection(("127.0.0.1", self._upstream_port))
-            sock.sendall(b"HTTP/1.1 200 OK\r\nVia: company\r\n\r\n")
-            back = threading.Thread(target=_copy, args=(upstream, sock), daemon=True)
-            back.start()
-            _copy(sock, upstream)
-            back.join(LIMIT_S)
-            sock.close()
-            upstream.close()
-
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
+                return
+            with socket.create_connection(("127.0.0.1", self._upstream_port)) as upstream:
+                sock.sendall(b"HTTP/1.1 200 OK\r\nVia: company\r\n\r\n")
+                pass_both_ways(sock, upstream)
 
 
 INJECT = [{"transform": [{"headers": {"authorization": "Bearer SECRET"}}]}]
