@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+SHORT_CELL_CHARS = 20
+"""A cell of a table with no more than this is not broken into lines."""
+
+
 def render_html(blocks: Sequence[Block], *, prose: Callable[[Prose], str] | None = None) -> str:
     """Give one inert element for the blocks.
 
@@ -190,11 +194,17 @@ def _notice(notice: Notice) -> str:
     return f'<div style="{style.rule(notice.tone)}{style.NOTICE}">{heading}{text}</div>'
 
 
+def _cell_style(cell: Sequence[Span]) -> str:
+    """Keep what is short in one line: a mark belongs beside its word."""
+    is_short = sum(len(span.text) for span in cell) <= SHORT_CELL_CHARS
+    return style.SHORT_CELL if is_short else style.CELL
+
+
 def _table(table: Table) -> str:
     head = "".join(f'<th style="{style.HEAD}">{markup_text(name)}</th>' for name in table.header)
     rows = "".join(
         f'<tr style="{style.TABLE_ROW}">'
-        + "".join(f'<td style="{style.CELL}">{_line(cell, gap="")}</td>' for cell in row)
+        + "".join(f'<td style="{_cell_style(cell)}">{_line(cell, gap="")}</td>' for cell in row)
         + "</tr>"
         for row in table.rows
     )

@@ -104,6 +104,7 @@ NOTICE = "padding:3px 0 3px 12px;margin:4px 0 8px 0;font-size:14px;overflow-wrap
 TABLE = "border-collapse:collapse;border:none;margin:4px 0 6px 4px;font-size:13px;"
 TABLE_ROW = "background:none;border:none;"
 CELL = "text-align:left;padding:3px 9px;border:none;vertical-align:top;white-space:normal;"
+SHORT_CELL = CELL.replace("normal", "nowrap")
 HEAD = CELL + "font-weight:600;opacity:.68;"
 QUOTE = f"border-left:3px solid {_LINE};margin:6px 0;padding:0 0 0 12px;opacity:.85;"
 RULER = f"border:none;border-top:1px solid {_LINE};margin:12px 0;"
