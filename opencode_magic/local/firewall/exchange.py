@@ -17,6 +17,8 @@ from opencode_magic.local.firewall.peer import Peer, PeerClosedError, wait_any
 from opencode_magic.local.firewall.rewrite import is_about_websocket
 
 IDLE_TIMEOUT_S = 900.0
+BULK_BYTES = 256 * 1024
+"""With more than this to come of a body of known length, its bytes pass h11 by: only counted."""
 _SWITCHING = 101
 
 
@@ -75,6 +77,8 @@ class Exchange:
         self._has_early_bytes = False
         self._needs_answer_bytes = False
         self._has_length = False
+        self._body_left = 0
+        self._is_bulk = False
 
     def start(self, request: h11.Request) -> None:
         """Give the upstream the request's head."""
@@ -156,27 +160,54 @@ class Exchange:
         moved = False
         while not (self._is_answered or self._is_switched or client.peer.is_full):
             try:
-                if self._needs_answer_bytes and not self._read_upstream():
-                    break
+                if self._needs_answer_bytes:
+                    data = self._read_upstream()
+                    if data is None:
+                        break
+                    if self._is_bulk:
+                        self._pass_bulk(data)
+                        moved = True
+                        continue
+                    upstream.take(data)
                 event = upstream.http.next_event()
             except h11.RemoteProtocolError as exc:
                 raise UpstreamFailedError(self._what_is_wrong()) from exc
             except PeerClosedError as exc:
                 raise UpstreamFailedError("it broke the connection") from exc
             self._needs_answer_bytes = event is h11.NEED_DATA
-            if not self._needs_answer_bytes:
+            if self._needs_answer_bytes:
+                self._is_bulk = self._body_left > BULK_BYTES
+            else:
                 self._pass_answer(event)
                 moved = True
         return moved
 
-    def _read_upstream(self) -> bool:
+    def _read_upstream(self) -> memoryview | None:
         peer = self._upstream.peer
         data = peer.read() if peer.may_read else None
-        if data is None:
-            return False
-        self.bytes_in += len(data)
-        self._upstream.take(data)
-        return True
+        self.bytes_in += len(data or b"")
+        return data
+
+    def _pass_bulk(self, data: memoryview) -> None:
+        """Pass the next bytes of a long body: h11 would copy each of them twice."""
+        if not data:
+            raise UpstreamFailedError(self._what_is_wrong())
+        client, upstream = self._client, self._upstream
+        has_surplus = len(data) > self._body_left
+        body = data[: self._body_left]
+        self._body_left -= len(body)
+        counted = h11.Data(data=body)  # type: ignore[arg-type]  # only its length is looked at
+        client.http.send_with_data_passthrough(counted)
+        try:
+            client.peer.pass_on(body)
+        except PeerClosedError as exc:
+            raise ClientGoneError from exc
+        if not self._body_left:
+            client.peer.write(client.http.send(h11.EndOfMessage()))
+            self._is_answered = True
+            if upstream.http.our_state is h11.DONE and not has_surplus:
+                # It may be asked again; its h11 still waits for the body that passed it by.
+                upstream.http = Side.facing_upstream(upstream.peer).http
 
     def _what_is_wrong(self) -> str:
         if not self._upstream.peer.is_read_over:
@@ -195,15 +226,9 @@ class Exchange:
                     if event.status_code == _SWITCHING:
                         self._switch()
                 case h11.Response():
-                    self.has_answer_begun = True
-                    self.status_code = event.status_code
-                    self._has_length = any(name == b"content-length" for name, _ in event.headers)
-                    # h11 sends HTTP/1.1 only, and refuses an answer that came as 1.0.
-                    answer = h11.Response(
-                        status_code=event.status_code, headers=event.headers, reason=event.reason
-                    )
-                    client.peer.write(client.http.send(answer))
+                    self._begin_answer(event)
                 case h11.Data():
+                    self._body_left -= len(event.data)
                     for piece in client.http.send_with_data_passthrough(event) or ():
                         client.peer.write(piece)
                     if self._has_length:
@@ -215,6 +240,19 @@ class Exchange:
                     raise UpstreamFailedError(self._what_is_wrong())
         except h11.LocalProtocolError as exc:
             raise UpstreamFailedError("its answer does not fit the request") from exc
+
+    def _begin_answer(self, event: h11.Response) -> None:
+        self.has_answer_begun = True
+        self.status_code = event.status_code
+        headers = dict(event.headers)
+        self._has_length = b"content-length" in headers
+        if b"transfer-encoding" not in headers:
+            self._body_left = int(headers.get(b"content-length", b"0"))
+        # h11 sends HTTP/1.1 only, and refuses an answer that came as 1.0.
+        answer = h11.Response(
+            status_code=event.status_code, headers=event.headers, reason=event.reason
+        )
+        self._client.peer.write(self._client.http.send(answer))
 
     def _switch(self) -> None:
         self.status_code = _SWITCHING

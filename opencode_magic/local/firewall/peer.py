@@ -67,11 +67,24 @@ class Peer:
             self.is_read_over = True
         return buffer[:size]
 
-    def write(self, data: bytes | None) -> None:
+    def write(self, data: bytes | memoryview | None) -> None:
         """Queue bytes, which nobody changes from here on; :meth:`flush` sends them."""
         if data:
             self._pieces.append(data)
             self._waiting += len(data)
+
+    def pass_on(self, data: memoryview) -> None:
+        """Send what the other side takes now; a copy is kept of the rest.
+
+        Raises:
+            PeerClosedError: The connection broke.
+        """
+        if self._pieces:
+            self.write(bytes(data))
+            return
+        self.write(data)
+        self.flush()
+        self._pieces = [bytes(piece) for piece in self._pieces]
 
     def drop_unsent(self) -> None:
         """Forget what was not sent."""

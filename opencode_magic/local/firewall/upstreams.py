@@ -81,9 +81,10 @@ class Upstreams:
     def give_back(self, kept: Kept) -> None:
         """Keep a connection for the next request where both sides may go on."""
         http = kept.side.http
-        if http.our_state is h11.DONE and http.their_state is h11.DONE:
+        states = {http.our_state, http.their_state}
+        if states == {h11.DONE}:
             http.start_next_cycle()
-        else:
+        elif states != {h11.IDLE}:  # so it is made anew after a long body
             self.drop(kept)
 
     def drop(self, kept: Kept) -> None:

@@ -19,6 +19,7 @@ INJECT = {HOST: [{"transform": [{"headers": {"authorization": "Bearer SECRET"}}]
 BODY = random.Random(7).randbytes(3_000_017)  # noqa: S311 - bytes that compress and repeat nowhere
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
+SHORT = HEAD + b"content-length: 2\r\n\r\nok"
 WITH_LENGTH = HEAD + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
 CHUNKED = b"".join(
     (
@@ -31,6 +32,7 @@ CHUNKED = b"".join(
         b"0\r\n\r\n",
     )
 )
+CHUNKED_WITH_LENGTH = CHUNKED.replace(HEAD, HEAD + b"content-length: %d\r\n" % len(CHUNKED), 1)
 UNTIL_CLOSE = HEAD + b"connection: close\r\n\r\n" + BODY
 
 
@@ -45,7 +47,18 @@ def answering(answer: bytes, step: int) -> Callable[[socket.socket], None]:
     return talk
 
 
-@pytest.mark.parametrize("answer", [WITH_LENGTH, CHUNKED, UNTIL_CLOSE])
+def serving(outside: Outside, answers: list[bytes], seen: list[int]) -> None:
+    """Give an upstream that answers with these in turn, and notes its connection each time."""
+
+    def talk(sock: socket.socket) -> None:
+        while sock.recv(4096):
+            seen.append(id(sock))
+            sock.sendall(answers[len(seen) - 1])
+
+    outside.serve_raw(HOST, talk)
+
+
+@pytest.mark.parametrize("answer", [WITH_LENGTH, CHUNKED, CHUNKED_WITH_LENGTH, UNTIL_CLOSE])
 @pytest.mark.parametrize("step", [1 << 20, 16_384, 9_973])
 def test_a_large_answer_arrives_byte_for_byte(outside: Outside, answer: bytes, step: int) -> None:
     """Every framing passes whole, however the upstream cuts its TLS records."""
@@ -58,18 +71,22 @@ def test_a_large_answer_arrives_byte_for_byte(outside: Outside, answer: bytes, s
 
 
 def test_a_slow_program_gets_the_whole_answer(outside: Outside) -> None:
-    """What a program does not take at once waits unchanged, while more comes behind it."""
-    outside.serve_raw(HOST, answering(WITH_LENGTH, 1 << 20))
+    """What a program does not take at once waits unchanged, though it asks on meanwhile."""
+    long_body = BODY * 8  # more than the sockets' buffers hold
+    long_answer = HEAD + b"content-length: %d\r\n\r\n" % len(long_body) + long_body
+    serving(outside, [long_answer, SHORT], [])
+    request = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
     with firewall(outside, {"allow": INJECT}) as wall, wall.open_tls(HOST) as sock:
-        client = wall.client(sock, HOST)
-        client.request("GET", "/")
+        sock.sendall(request)
         time.sleep(0.3)
-        answer = client.getresponse()
-        body = answer.read(100_000)
-        time.sleep(0.2)
-        body += answer.read()
+        sock.sendall(request)
+        time.sleep(0.1)
+        size, taken = len(long_answer) + len(SHORT), bytearray()
+        while len(taken) < size and (piece := sock.recv(300_007)):
+            taken += piece
+            time.sleep(0.0005)
 
-    assert body == BODY
+    assert taken.lower() == (long_answer + SHORT).lower()
 
 
 def test_large_uploads_arrive_byte_for_byte(outside: Outside) -> None:
@@ -95,9 +112,47 @@ def test_a_large_answer_that_is_cut_short_is_told(outside: Outside, answer: byte
     assert records[1].reason == "it closed the connection in the middle of its answer"
 
 
+def test_a_connection_is_kept_after_a_long_answer(outside: Outside) -> None:
+    """The upstream is asked again where it was, for a long answer, a short one and a long one."""
+    seen: list[int] = []
+    serving(outside, [WITH_LENGTH, SHORT, WITH_LENGTH], seen)
+    with firewall(outside, {"allow": INJECT}) as wall, wall.open_tls(HOST) as sock:
+        client = wall.client(sock, HOST)
+        bodies = [ask(client)[1] for _ in range(3)]
+        records = wall.records(6)
+
+    assert bodies == [BODY, b"ok", BODY]
+    assert len(set(seen)) == 1
+    ended = [record for record in records if record.is_end and record.status_code]
+    assert ended[0].bytes_in == ended[2].bytes_in == len(WITH_LENGTH)
+
+
+def test_a_long_answer_that_ends_the_connection_ends_it(outside: Outside) -> None:
+    """Where the upstream says that it closes, so does the firewall, after the whole answer."""
+    closing = WITH_LENGTH.replace(HEAD, HEAD + b"connection: close\r\n", 1)
+    serving(outside, [closing], [])
+    with firewall(outside, {"allow": INJECT}) as wall, wall.open_tls(HOST) as sock:
+        sock.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        taken = b"".join(iter(lambda: sock.recv(65_536), b""))
+
+    assert taken.lower() == closing.lower()
+
+
+def test_more_than_a_long_length_is_not_passed_on(outside: Outside) -> None:
+    """Bytes after a long answer's end reach no program, and end the upstream connection."""
+    seen: list[int] = []
+    serving(outside, [WITH_LENGTH + b"HTTP/1.1 200", WITH_LENGTH], seen)
+    with firewall(outside, {"allow": INJECT}) as wall, wall.open_tls(HOST) as sock:
+        client = wall.client(sock, HOST)
+        bodies = [ask(client)[1] for _ in range(2)]
+
+    assert bodies == [BODY, BODY]
+    assert len(set(seen)) == 2
+
+
 def test_more_than_the_length_is_not_passed_on(outside: Outside) -> None:
     """Bytes after an answer's end reach no program, and end the upstream connection."""
-    outside.serve_raw(HOST, answering(HEAD + b"content-length: 2\r\n\r\nokHTTP/1.1 200", 1 << 20))
+    outside.serve_raw(HOST, answering(SHORT + b"HTTP/1.1 200", 1 << 20))
     with firewall(outside, {"allow": INJECT}) as wall, wall.open_tls(HOST) as sock:
         client = wall.client(sock, HOST)
         first = ask(client)
