@@ -10,6 +10,7 @@ import ipaddress
 import re
 import string
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import idna
@@ -187,6 +188,11 @@ def canonical_host(name: str) -> str | None:
     stripped = name.removesuffix(".")
     if not stripped or len(stripped) > _NAME_LIMIT_CHARS:
         return None
+    return _canonical_host(stripped)
+
+
+@lru_cache(maxsize=1024)
+def _canonical_host(stripped: str) -> str | None:
     if not stripped.isascii():
         try:
             stripped = idna.encode(stripped, uts46=True, std3_rules=True).decode("ascii")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import h11
 
-from opencode_magic.local.firewall.head import HEAD_LIMIT_BYTES
+from opencode_magic.local.firewall.head import HEAD_LIMIT_BYTES, plain_headers
 from opencode_magic.local.firewall.peer import Peer, PeerClosedError, wait_any
 from opencode_magic.local.firewall.rewrite import is_about_websocket
 
@@ -47,6 +47,11 @@ class Side:
         """Take the part of the client."""
         return cls(peer, h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT_BYTES))
 
+    @property
+    def has_unparsed(self) -> bool:
+        """Whether bytes were taken that HTTP has not looked at."""
+        return bool(self.http.trailing_data[0])
+
     def take(self, data: memoryview) -> None:
         """Let HTTP have what was read; it keeps a copy."""
         self.http.receive_data(data)  # type: ignore[arg-type]  # any bytes-like object will do
@@ -75,7 +80,7 @@ class Exchange:
         self._is_switched = False
         self._is_upstream_deaf = False
         self._has_early_bytes = False
-        self._needs_answer_bytes = False
+        self._needs_answer_bytes = not upstream.has_unparsed
         self._has_length = False
         self._body_left = 0
         self._is_bulk = False
@@ -244,15 +249,16 @@ class Exchange:
     def _begin_answer(self, event: h11.Response) -> None:
         self.has_answer_begun = True
         self.status_code = event.status_code
-        headers = dict(event.headers)
+        headers = dict(plain_headers(event))
         self._has_length = b"content-length" in headers
         if b"transfer-encoding" not in headers:
             self._body_left = int(headers.get(b"content-length", b"0"))
-        # h11 sends HTTP/1.1 only, and refuses an answer that came as 1.0.
-        answer = h11.Response(
-            status_code=event.status_code, headers=event.headers, reason=event.reason
-        )
-        self._client.peer.write(self._client.http.send(answer))
+        if event.http_version != b"1.1":
+            # h11 sends HTTP/1.1 only, and refuses an answer that came as 1.0.
+            event = h11.Response(
+                status_code=event.status_code, headers=event.headers, reason=event.reason
+            )
+        self._client.peer.write(self._client.http.send(event))
 
     def _switch(self) -> None:
         self.status_code = _SWITCHING
@@ -319,7 +325,7 @@ class Exchange:
 
 def has_body(request: h11.Request) -> bool:
     """Whether bytes follow a request's head."""
-    headers = dict(request.headers)
+    headers = dict(plain_headers(request))
     return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
 

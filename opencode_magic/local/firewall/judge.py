@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from opencode_magic.core.policy import NetworkPolicy, Request, canonical_host, decide
-from opencode_magic.local.firewall.head import parse_authority
+from opencode_magic.local.firewall.head import parse_authority, plain_headers
 
 if TYPE_CHECKING:
     import h11
@@ -81,7 +81,7 @@ def judge(policy: NetworkPolicy, origin: Origin, event: h11.Request) -> Judgemen
     """Decide one request. Never raises."""
     method = event.method.decode("ascii")
     headers = tuple(
-        (name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers
+        (name.decode("ascii"), value.decode("latin-1")) for name, value in plain_headers(event)
     )
     nothing = Request(origin.host, origin.port, method)
     if method == "CONNECT":

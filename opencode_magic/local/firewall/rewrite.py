@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import h11
 
+from opencode_magic.local.firewall.head import plain_headers
+
 if TYPE_CHECKING:
     from opencode_magic.core.policy import FixedResponse, Rule
     from opencode_magic.local.firewall.judge import Judgement
@@ -47,11 +49,11 @@ def upstream_request(event: h11.Request, judgement: Judgement, route: Route) -> 
 
 def is_about_websocket(message: h11.Request | h11.InformationalResponse) -> bool:
     """Whether a request asks for WebSocket and for nothing else, or an answer agrees to it."""
-    upgrade, connection = (
-        [token for name, value in message.headers if name == wanted for token in _tokens(value)]
-        for wanted in (b"upgrade", b"connection")
-    )
-    return upgrade == [b"websocket"] and b"upgrade" in connection
+    tokens: dict[bytes, list[bytes]] = {b"upgrade": [], b"connection": []}
+    for name, value in plain_headers(message):
+        if name in tokens:
+            tokens[name] += _tokens(value)
+    return tokens[b"upgrade"] == [b"websocket"] and b"upgrade" in tokens[b"connection"]
 
 
 def response_headers(fixed: FixedResponse, size: int) -> Headers:

@@ -125,9 +125,10 @@ class HttpService:
         client = self._client
         deadline_s = time.monotonic() + (IDLE_TIMEOUT_S if self._count else HEAD_TIMEOUT_S)
         has_begun = False
+        needs_bytes = not client.has_unparsed
         while True:
             try:
-                event = client.http.next_event()
+                event = h11.NEED_DATA if needs_bytes else client.http.next_event()
             except h11.RemoteProtocolError as exc:
                 self._is_refused = True
                 self._refuse(self._base, REASON_NOT_HTTP, exc.error_status_hint)
@@ -143,6 +144,7 @@ class HttpService:
                 has_begun = True
                 deadline_s = time.monotonic() + HEAD_TIMEOUT_S
             client.take(data)
+            needs_bytes = False
 
     def _give_fixed(self, attempt: Attempt, fixed: FixedResponse) -> bool:
         self._wall.allow(attempt, "answered by a rule of the network policy")

@@ -144,10 +144,13 @@ class Wall:
 
 def at_request(attempt: Attempt, connection: str, request: Request) -> Attempt:
     """Give the attempt of one request within a connection."""
-    return replace(
-        attempt,
-        host=request.host or attempt.host,
-        connection=connection,
-        method=request.method,
-        path=request.path,
+    return Attempt(
+        attempt.channel,
+        request.host or attempt.host,
+        attempt.port,
+        attempt.source_port,
+        connection,
+        request.method,
+        request.path,
+        attempt.program,
     )
