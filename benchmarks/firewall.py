@@ -29,7 +29,7 @@ from harness import goal, interleaved, keep, median_row, peers_python, print_tab
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROUNDS = 5
+ROUNDS = 9
 BULK_BYTES = 256 * 1024 * 1024
 MITM_GOAL = 5.0
 REQUESTS = 300
