@@ -2,8 +2,7 @@
 
 Client, firewall and upstream are processes of their own and share the machine's cores: termination
 does the whole work of a direct TLS connection a second time, so that on two cores it can give no
-more than half of it. The row "bare" shows what is left of that in Python: a relay with TLS on both
-sides and nothing else.
+more than half of it.
 Goals: spliced at least 0.6 of direct loopback; terminated at least 5 times mitmproxy as it comes
 (it collects a body before it passes it on); under 0.3 ms more for a kept-alive request. mitmproxy
 told to stream is shown beside it: half of direct TLS is less than 5 times that on two cores.
@@ -250,8 +249,6 @@ def main() -> int:
             "spliced": Way(wall, SPLICED, outside),
             "terminated": Way(wall, HOST, folder / "sandbox.pem"),
         }
-        bare = stack.enter_context(part("bare", str(upstream), str(outside)))
-        ways["bare"] = Way(bare, HOST, folder / "bare.pem")
         if "--without-mitmproxy" not in sys.argv:
             for mode, is_streaming in ((COLLECTING, False), (STREAMING, True)):
                 started = mitmproxy(upstream, folder / mode, is_streaming=is_streaming)

@@ -87,48 +87,9 @@ def serve_firewall(upstream_port: int, authority: str) -> None:
     signal.pause()
 
 
-def serve_bare(upstream_port: int, authority: str) -> None:
-    """End TLS on both sides and pass the bytes: no HTTP, no policy, no record.
-
-    What this gives is what any relay written in Python can give.
-    """
-    ca = SandboxCA.create()
-    inside, outside = ca.context_for(HOST), ssl.create_default_context(cafile=authority)
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    Path(authority).with_name("bare.pem").write_bytes(ca.pem)
-    print(listener.getsockname()[1], flush=True)
-    while True:
-        sock, _ = listener.accept()
-        client = inside.wrap_socket(sock, server_side=True)
-        plain = socket.create_connection(("127.0.0.1", upstream_port))
-        upstream = outside.wrap_socket(plain, server_hostname=HOST)
-        for end in (client, upstream):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=_pass_answers, args=(client, upstream), daemon=True).start()
-
-
-def _pass_answers(client: ssl.SSLSocket, upstream: ssl.SSLSocket) -> None:
-    buffer = memoryview(bytearray(128 * 1024))
-    with contextlib.suppress(OSError), client, upstream:
-        while request := client.recv(4096):
-            upstream.sendall(request)
-            size = upstream.recv_into(buffer)
-            head_bytes = bytes(buffer[:size]).index(b"\r\n\r\n") + 4
-            left = head_bytes + (int(request.split(b" ")[1][1:]) or 2)
-            while True:
-                client.sendall(buffer[:size])
-                left -= size
-                if left <= 0:
-                    break
-                size = upstream.recv_into(buffer)
-                assert size
-
-
 if __name__ == "__main__":
     match sys.argv[1]:
         case "upstream":
             serve_upstream(sys.argv[2])
-        case "bare":
-            serve_bare(int(sys.argv[2]), sys.argv[3])
         case _:
             serve_firewall(int(sys.argv[2]), sys.argv[3])
