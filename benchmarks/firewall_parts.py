@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import ssl
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opencode_magic.core.policy_wire import parse_policy
 from opencode_magic.local.firewall.ca import SandboxCA
 from opencode_magic.local.firewall.engine import Firewall
 from opencode_magic.local.firewall.record import EgressLog
+
+if TYPE_CHECKING:
+    import ssl
 
 HOST = "upstream.example.com"
 SPLICED = "spliced.example.com"
