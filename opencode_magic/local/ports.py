@@ -1,12 +1,16 @@
-"""A port inside a sandbox, published on this machine's loopback: bytes go both ways."""
+"""A port inside a sandbox, published on loopback for one user: bytes go both ways."""
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from opencode_magic.local.peers import owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,11 +19,18 @@ CHUNK_BYTES = 65536
 CONNECTIONS_LIMIT = 256
 FIRST_BYTES_TIMEOUT_S = 0.5
 RETRY_S = 0.05
-NOT_LISTENING = (
-    b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    b"content-length: 91\r\n\r\n"
-    b'{"error":{"code":"SANDBOX_NOT_LISTENING","message":"Nothing listens on this port inside."}}'
+
+
+def _answer(status: str, code: str, message: str) -> bytes:
+    body = json.dumps({"error": {"code": code, "message": message}}).encode()
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+NOT_LISTENING = _answer(
+    "502 Bad Gateway", "SANDBOX_NOT_LISTENING", "Nothing listens on this port inside."
 )
+NOT_YOURS = _answer("403 Forbidden", "FORBIDDEN", "This port belongs to another user's sandbox.")
 
 
 class PublishedPort:
@@ -27,10 +38,15 @@ class PublishedPort:
 
     Args:
         connect: Gives a new connection to the port inside, or raises OSError.
+        owner_uid: Whom it serves, beside root; this process's own user where it is not said. On a
+            machine that many share, loopback is everybody's.
     """
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    def __init__(
+        self, connect: Callable[[], socket.socket], *, owner_uid: int | None = None
+    ) -> None:
         self._connect = connect
+        self._users = {0, os.geteuid() if owner_uid is None else owner_uid}
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.host_port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
@@ -61,6 +77,10 @@ class PublishedPort:
                     return
                 time.sleep(RETRY_S)  # no file is left, for now
                 continue
+            if not self._is_ours(outside):
+                _tell(outside, NOT_YOURS)
+                _end(outside)
+                continue
             if not self._add(outside):
                 _end(outside)
                 continue
@@ -87,6 +107,14 @@ class PublishedPort:
             back.join()
         self._drop(outside)
         self._drop(inside)
+
+    def _is_ours(self, outside: socket.socket) -> bool:
+        while not self._is_closed:
+            try:
+                return owner_of(outside) in self._users
+            except OSError:
+                time.sleep(RETRY_S)  # no file is left, for now
+        return False
 
     def _add(self, item: socket.socket) -> bool:
         with self._lock:
@@ -123,6 +151,12 @@ def _answer_not_listening(outside: socket.socket) -> None:
         outside.settimeout(FIRST_BYTES_TIMEOUT_S)
         outside.recv(CHUNK_BYTES)
         outside.sendall(NOT_LISTENING)
+
+
+def _tell(outside: socket.socket, answer: bytes) -> None:
+    with suppress(OSError):
+        outside.settimeout(0)  # the thread that accepts waits for nobody
+        outside.sendall(answer)
 
 
 def _end(item: socket.socket) -> None:
