@@ -225,6 +225,7 @@ class _Buttons:
 
         button = ipywidgets.Button(description=name, layout=ipywidgets.Layout(width="auto"))
         button.on_click(lambda _button: self._press(action))
+        _hear_at_once(button)
         return button
 
     def fit(self, status: Status) -> None:
@@ -232,9 +233,11 @@ class _Buttons:
         is_running = status.phase in RUNNING
         self.bar.layout.display = "flex" if is_running else "none"
         for name, button in self.by_name.items():
-            button.disabled = not is_running
-            if name == "Stop turn":
-                button.disabled = not status.is_turn_running
+            can_now = {
+                "Prove again": not status.is_turn_running,  # its probes are not the turn's doing
+                "Stop turn": status.is_turn_running,
+            }
+            button.disabled = not (is_running and can_now.get(name, True))
 
     def bundle(self) -> dict[str, object]:
         """Give what shows the live widget; nothing where no widget can be shown."""
@@ -245,3 +248,13 @@ class _Buttons:
         """End the widgets' comms."""
         for widget in (*self.by_name.values(), self.bar):
             widget.close()
+
+
+def _hear_at_once(widget: ipywidgets.Widget) -> None:
+    """Let a press arrive while a cell keeps the kernel's main thread busy.
+
+    JupyterLab 4.6 sends presses to a thread of the kernel's own for them, but ipykernel 7.4 takes
+    them back to the thread that published last. Nothing happens in kernels that do not do that.
+    """
+    if hasattr(widget.comm, "_reply_subshell_for"):
+        widget.comm._reply_subshell_for = lambda _data, sent_to: sent_to  # noqa: SLF001 - no other way

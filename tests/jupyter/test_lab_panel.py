@@ -1,4 +1,4 @@
-"""The panel in a real JupyterLab: its buttons while the kernel is idle, its card when reopened."""
+"""The panel in a real JupyterLab: its buttons, idle and in a turn, and its card when reopened."""
 
 from __future__ import annotations
 
@@ -28,6 +28,37 @@ panel = Panel(
 panel.show(samples.LAUNCHING)
 panel.show(samples.LOCKED)
 """
+
+IN_A_TURN = f"""
+import sys, threading
+sys.path.insert(0, {str(ROOT)!r})
+from dataclasses import replace
+from opencode_magic.jupyter.panel import Panel, PanelActions
+from tests.render import samples
+stopped = threading.Event()
+panel = Panel(get_ipython(), PanelActions(*[lambda: None] * 2, stopped.set, lambda: None))
+panel.show(samples.LOCKED)
+panel.show(replace(samples.LOCKED, is_turn_running=True))
+"""
+WAITING = "print('stopped' if stopped.wait(30) else 'nobody heard it')"
+
+
+def test_stop_while_the_cell_runs(tmp_path: Path) -> None:
+    """A turn keeps the kernel busy: the button that stops it is heard all the same."""
+    write_notebook(tmp_path / "a.ipynb", [IN_A_TURN, WAITING])
+    with (
+        running_lab(tmp_path, environ={"OPENCODE_MAGIC_STREAM": "1"}) as lab,
+        running_browser() as browser,
+        open_notebook(browser, lab, "a.ipynb") as page,
+    ):
+        page.command("notebook:run-cell-and-select-next")
+        page.wait_idle()
+        page.page.locator(".jp-Cell").nth(1).press("Control+Enter")
+        page.page.wait_for_selector(".jp-InputPrompt:has-text('*')")
+        page.press("Stop turn")
+        page.wait_idle()
+
+        assert page.outputs()[1].strip() == "stopped"
 
 
 def test_panel(tmp_path: Path) -> None:
