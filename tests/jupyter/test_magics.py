@@ -115,6 +115,7 @@ def test_unloading_takes_the_sandbox_down(loaded: InteractiveShell) -> None:
     ("cell", "message"),
     [
         ("%opencode_up --bogus", "unrecognized arguments: --bogus (%opencode_up? lists the flags)"),
+        ("%opencode_up --hom local", "unrecognized arguments: --hom local"),
         ("%opencode_up --home moon", "invalid choice: 'moon'"),
         ("%opencode_up --time soon", "'soon' is not a number of minutes from 1 to 1440"),
         ("%opencode_up --time 0", "'0' is not a number of minutes"),
@@ -123,6 +124,7 @@ def test_unloading_takes_the_sandbox_down(loaded: InteractiveShell) -> None:
         ("%opencode_prove now", "unrecognized arguments: now"),
         ("%opencode_status x", "unrecognized arguments: x"),
         ("%opencode_doctor x", "unrecognized arguments: x"),
+        ("%opencode_down --disc", "unrecognized arguments: --disc"),
         ("%opencode_down --all", "unrecognized arguments: --all"),
         ("%%ask --bogus\nhi", "unrecognized arguments: --bogus (%%ask? lists the flags)"),
         ("%%ask --help\nhi", "unrecognized arguments: --help (%%ask? lists the flags)"),

@@ -89,6 +89,8 @@ def parse(magic: Callable[..., object], line: str, *, sign: str = "%") -> Namesp
             not fit, a quote that is not closed.
     """
     name = f"{sign}{real_name(magic)}"
+    # A part of a flag's name is a mistake: ``--disc`` would delete the agent's files.
+    magic.parser.allow_abbrev = False  # type: ignore[attr-defined]  # magic_arguments puts it there
     try:
         arguments: Namespace = parse_argstring(magic, line)
     except UsageError as exc:
