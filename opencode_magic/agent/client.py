@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx
 
+from opencode_magic.agent.answers import AS_IT_IS, json_of, lost, read_answer, refused
+from opencode_magic.agent.transport import BoundedTransport, within
 from opencode_magic.core.opencode import USERNAME
 from opencode_magic.core.stored import (
     as_list,
     as_object,
     as_text,
-    parse_fault,
     parse_permission,
     parse_stored,
 )
@@ -29,18 +31,21 @@ from opencode_magic.errors import AgentApiError, AgentConnectionError, AgentErro
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from opencode_magic.agent.answers import Answer
     from opencode_magic.core.parts import Message, PermissionRequest
     from opencode_magic.core.permissions import PermissionReply
     from opencode_magic.core.prompt import Prompt
 
 CALL_TIMEOUT_S = 10.0
+"""What a call may take as a whole, from its connection to the last byte of its answer."""
+MESSAGES_TIMEOUT_S = 60.0
+"""The same for all pages of a session's messages, which may be megabytes on a slow line."""
 READY_TIMEOUT_S = 120.0
 STREAM_SILENCE_S = 30.0
 """OpenCode sends a heartbeat every 10 s; after three missing ones the connection is dead."""
-ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
-AS_IT_IS = {"accept-encoding": "identity"}
 MESSAGES_LIMIT = 50
 PAGES_LIMIT = 40
+_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class EventStream:
         try:
             yield from self.response.iter_raw()
         except httpx.TransportError as error:
-            raise _lost(error) from error
+            raise lost(error) from error
         except httpx.StreamError as error:
             raise AgentConnectionError("the event stream was closed") from error
 
@@ -82,23 +87,28 @@ class AgentClient:
         url: The server's origin, as the kernel reaches it.
         password: Of this start of the server.
         directory: The workspace inside the sandbox.
+        timeout_s: What a call may take, where it has no limit of its own.
     """
 
-    def __init__(self, url: str, password: str, directory: str) -> None:
+    def __init__(
+        self, url: str, password: str, directory: str, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> None:
         self.url = url.rstrip("/")
         self.directory = directory
         self.is_warm = False
         """Whether a prompt has been answered: the first one takes longer."""
         self._ready_lock = threading.Lock()
         self._is_ready = False
+        self._timeout_s = timeout_s
         # httpx reads proxies from the environment otherwise, and they would get loopback requests.
         self._http = httpx.Client(
             base_url=self.url,
             auth=(USERNAME, password),
             params={"directory": directory},
-            timeout=CALL_TIMEOUT_S,
             trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=4),
+            # A redirect would take the password to where a hostile server wants it.
+            follow_redirects=False,
+            transport=BoundedTransport(keep=4, is_tls=self.url.startswith("https:")),
         )
 
     def __repr__(self) -> str:
@@ -143,7 +153,8 @@ class AgentClient:
         Raises:
             AgentApiError: The configuration is broken; the message says where.
         """
-        found = as_object(self._call("GET", "/config/providers", timeout_s=READY_TIMEOUT_S))
+        answer = self._request("GET", "/config/providers", timeout_s=READY_TIMEOUT_S)
+        found = as_object(json_of(answer))
         providers = [as_object(provider) for provider in as_list(found.get("providers"))]
         return {
             as_text(provider.get("id")): tuple(as_object(provider.get("models")))
@@ -153,17 +164,17 @@ class AgentClient:
     def create_session(self, title: str) -> str:
         """Make a session and give its id. The title must not be empty: a model would be asked."""
         session = as_object(self._call("POST", "/session", {"title": title or "notebook"}))
-        return as_text(session.get("id"))
+        return path_id(as_text(session.get("id")))
 
     def fork_session(self, session_id: str, *, before_id: str = "") -> str:
         """Copy a session up to a message, which is left out; give the copy's id."""
         body = {"messageID": before_id} if before_id else {}
-        forked = as_object(self._call("POST", f"/session/{session_id}/fork", body))
-        return as_text(forked.get("id"))
+        forked = as_object(self._call("POST", f"/session/{path_id(session_id)}/fork", body))
+        return path_id(as_text(forked.get("id")))
 
     def delete_session(self, session_id: str) -> None:
         """Forget a session."""
-        self._call("DELETE", f"/session/{session_id}")
+        self._call("DELETE", f"/session/{path_id(session_id)}")
 
     def set_permissions(self, session_id: str, actions: Mapping[str, str]) -> None:
         """Say for a session what is allowed, asked for or denied, by permission; the last counts.
@@ -176,7 +187,7 @@ class AgentClient:
             {"permission": permission, "pattern": "*", "action": action}
             for permission, action in {"task": task, **actions}.items()
         ]
-        self._call("PATCH", f"/session/{session_id}", {"permission": rules})
+        self._call("PATCH", f"/session/{path_id(session_id)}", {"permission": rules})
 
     def prompt(self, session_id: str, prompt: Prompt) -> Message | None:
         """Send a prompt and wait, without a limit, until the session is done with it.
@@ -188,10 +199,10 @@ class AgentClient:
             AgentApiError: The server refused it. Often the reason is only in a session's fault.
             AgentConnectionError: The connection broke; the turn may go on.
         """
-        path = f"/session/{session_id}/message"
-        answer = self._call("POST", path, self.prompt_body(prompt), timeout_s=None)
+        path = f"/session/{path_id(session_id)}/message"
+        answer = self._request("POST", path, body=self.prompt_body(prompt), timeout_s=None)
         self.is_warm = True
-        return parse_stored(answer)
+        return parse_stored(json_of(answer))
 
     def prompt_body(self, prompt: Prompt) -> Mapping[str, object]:
         """Give what is posted for a prompt."""
@@ -199,23 +210,30 @@ class AgentClient:
 
     def abort(self, session_id: str, *, timeout_s: float = 2.0) -> None:
         """Ask the session to stop. The server says yes even where nothing runs yet."""
-        self._call("POST", f"/session/{session_id}/abort", timeout_s=timeout_s)
+        self._request("POST", f"/session/{path_id(session_id)}/abort", timeout_s=timeout_s)
 
-    def messages(self, session_id: str, *, after_id: str = "") -> tuple[Message, ...]:
+    def messages(
+        self, session_id: str, *, after_id: str = "", timeout_s: float = MESSAGES_TIMEOUT_S
+    ) -> tuple[Message, ...]:
         """Give the stored messages, oldest first.
 
         Args:
             session_id: Whose messages.
             after_id: Read back to this message, which is left out; empty for all.
+            timeout_s: What all pages together may take.
         """
+        with within(timeout_s):
+            return self._pages(session_id, after_id)
+
+    def _pages(self, session_id: str, after_id: str) -> tuple[Message, ...]:
         found: list[Message] = []
         cursor = ""
         for _ in range(PAGES_LIMIT):
             params = {"limit": str(MESSAGES_LIMIT), **({"before": cursor} if cursor else {})}
-            response = self._request("GET", f"/session/{session_id}/message", params=params)
-            page = [parse_stored(item) for item in as_list(_json(response))]
+            answer = self._page(session_id, params)
+            page = [parse_stored(item) for item in as_list(json_of(answer))]
             found = [message for message in page if message is not None] + found
-            cursor = response.headers.get("x-next-cursor", "")
+            cursor = answer.headers.get("x-next-cursor", "")
             if not cursor or (after_id and found and found[0].message_id <= after_id):
                 break
         return tuple(message for message in found if message.message_id > after_id)
@@ -223,11 +241,13 @@ class AgentClient:
     def last_message_id(self, session_id: str) -> str:
         """Give the id of the newest stored message; empty where there is none."""
         params = {"limit": "1"}
-        response = self._request("GET", f"/session/{session_id}/message", params=params)
-        ids = [
-            as_text(as_object(as_object(m).get("info")).get("id")) for m in as_list(_json(response))
-        ]
-        return max(ids, default="")
+        found = as_list(json_of(self._page(session_id, params)))
+        infos = (as_object(as_object(message).get("info")) for message in found)
+        return max((as_text(info.get("id")) for info in infos), default="")
+
+    def _page(self, session_id: str, params: Mapping[str, str]) -> Answer:
+        path = f"/session/{path_id(session_id)}/message"
+        return self._request("GET", path, params=params, timeout_s=self._timeout_s)
 
     def busy_sessions(self) -> frozenset[str]:
         """Give the sessions that are not idle."""
@@ -240,7 +260,7 @@ class AgentClient:
 
     def children(self, session_id: str) -> frozenset[str]:
         """Give the sessions that sub-agents of this one work in."""
-        found = as_list(self._call("GET", f"/session/{session_id}/children"))
+        found = as_list(self._call("GET", f"/session/{path_id(session_id)}/children"))
         return frozenset(as_text(as_object(child).get("id")) for child in found)
 
     def permissions(self) -> tuple[PermissionRequest, ...]:
@@ -251,11 +271,11 @@ class AgentClient:
     def reply_permission(self, request_id: str, reply: PermissionReply) -> None:
         """Answer a permission request."""
         body = {"reply": reply.kind, **({"message": reply.message} if reply.message else {})}
-        self._call("POST", f"/permission/{request_id}/reply", body)
+        self._call("POST", f"/permission/{path_id(request_id)}/reply", body)
 
     def reject_question(self, request_id: str) -> None:
         """Refuse to answer a question."""
-        self._call("POST", f"/question/{request_id}/reject", {})
+        self._call("POST", f"/question/{path_id(request_id)}/reject", {})
 
     @contextmanager
     def events(self) -> Iterator[EventStream]:
@@ -264,130 +284,66 @@ class AgentClient:
         Raises:
             AgentError: It cannot be opened.
         """
-        timeout = httpx.Timeout(CALL_TIMEOUT_S, read=STREAM_SILENCE_S)
+        timeout = httpx.Timeout(self._timeout_s, read=STREAM_SILENCE_S)
+        stream = self._http.stream("GET", "/event", headers=AS_IT_IS, timeout=timeout)
         try:
-            with self._http.stream("GET", "/event", headers=AS_IT_IS, timeout=timeout) as response:
-                if not response.is_success:
-                    raise _refused(read_answer(response))
+            with ExitStack() as stack:
+                with within(self._timeout_s):
+                    response = stack.enter_context(stream)
+                    if not response.is_success:
+                        raise refused(read_answer(response))
                 yield EventStream(response)
         except httpx.TransportError as error:
-            raise _lost(error) from error
+            raise lost(error) from error
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        *,
-        timeout_s: float | None = CALL_TIMEOUT_S,
-    ) -> object:
-        timeout = httpx.Timeout(CALL_TIMEOUT_S, read=timeout_s, write=None)
-        return _json(self._request(method, path, body=body, timeout=timeout))
+    def _call(self, method: str, path: str, body: object = None) -> object:
+        return json_of(self._request(method, path, body=body, timeout_s=self._timeout_s))
 
     def _request(
         self,
         method: str,
         path: str,
         *,
+        timeout_s: float | None,
         body: object = None,
         params: Mapping[str, str] | None = None,
-        timeout: httpx.Timeout | None = None,
-    ) -> httpx.Response:
+    ) -> Answer:
+        """Send a request; the whole answer comes within ``timeout_s``, None is no limit."""
         content = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"content-type": "application/json"}
+        timeout = httpx.Timeout(self._timeout_s, read=timeout_s, write=None)
         try:
-            with self._http.stream(
-                method,
-                path,
-                content=content,
-                headers={**AS_IT_IS, **headers},
-                params=params,
-                timeout=timeout or CALL_TIMEOUT_S,
-            ) as answer:
-                response = read_answer(answer)
+            with (
+                within(timeout_s),
+                self._http.stream(
+                    method,
+                    path,
+                    content=content,
+                    headers={**AS_IT_IS, **headers},
+                    params=params,
+                    timeout=timeout,
+                ) as response,
+            ):
+                answer = read_answer(response)
         except httpx.TransportError as error:
-            raise _lost(error) from error
+            raise lost(error) from error
         except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
             # RuntimeError is what httpx raises for a client that was closed meanwhile.
             raise AgentConnectionError(f"the call to the agent server failed: {error}") from error
-        if not response.is_success:
-            raise _refused(response)
-        return response
+        if not answer.is_success:
+            raise refused(answer)
+        return answer
 
 
-def read_answer(answer: httpx.Response) -> httpx.Response:
-    """Read a whole answer, which is as long as an honest one at most.
-
-    A program inside may have taken the server's place: what it sends must not fill our memory.
+def path_id(found: str) -> str:
+    """Give an id of the server as a part of a path.
 
     Raises:
-        AgentConnectionError: It is too long, or packed though nobody asked for that.
+        AgentApiError: It is none: it would make another path, and so another request.
     """
-    pieces, size = [], 0
-    is_packed = answer.headers.get("content-encoding", "identity") != "identity"
-    for piece in () if is_packed else answer.iter_raw():
-        pieces.append(piece)
-        size += len(piece)
-        if size > ANSWER_LIMIT_BYTES:
-            break
-    if is_packed or size > ANSWER_LIMIT_BYTES:
-        raise AgentConnectionError(
-            f"the agent server's answer is packed, or longer than {ANSWER_LIMIT_BYTES >> 20} MB",
-            next_step="launch again: %opencode_up",
-        )
-    framing = {"transfer-encoding", "content-length"}
-    headers = [pair for pair in answer.headers.multi_items() if pair[0].lower() not in framing]
-    content = b"".join(pieces)
-    return httpx.Response(
-        answer.status_code, headers=headers, content=content, request=answer.request
-    )
-
-
-def _json(response: httpx.Response) -> object:
-    """Give the JSON of an answer; a page instead of it means that the path does not exist."""
-    if response.status_code == httpx.codes.NO_CONTENT:
-        return None
-    try:
-        parsed: object = response.json()
-    except ValueError as error:
+    if _ID.fullmatch(found) is None:
         raise AgentApiError(
-            f"the agent server did not answer {response.request.url.path} with JSON",
-            status_code=response.status_code,
-            next_step="check that the sandbox runs OpenCode 1.18: %opencode_doctor",
-        ) from error
-    return parsed
-
-
-def _refused(response: httpx.Response) -> AgentApiError:
-    """Give the error for an answer that is not a success, whatever its body is."""
-    status = response.status_code
-    if status == httpx.codes.UNAUTHORIZED:
-        return AgentApiError(
-            "the agent server does not know this password: it is another server, or it was "
-            "started again",
-            status_code=status,
+            f"the agent server gave an id that is none: {found[:40]!r}",
             next_step="launch again: %opencode_up",
         )
-    try:
-        body: object = response.json()
-    except ValueError:
-        body = {"message": response.text[:300]}
-    fault = parse_fault(body)
-    return AgentApiError(
-        fault.message if fault.message != "UnknownError" else f"HTTP {status}",
-        status_code=status,
-        name=fault.name,
-    )
-
-
-def _lost(error: httpx.TransportError) -> AgentConnectionError:
-    kinds: tuple[tuple[type[httpx.TransportError], str], ...] = (
-        (httpx.ConnectError, "the agent server cannot be reached"),
-        (httpx.ConnectTimeout, "the agent server cannot be reached"),
-        (httpx.TimeoutException, "the agent server did not answer in time"),
-    )
-    text = next((text for kind, text in kinds if isinstance(error, kind)), "")
-    return AgentConnectionError(
-        text or "the connection to the agent server broke",
-        next_step="look with %opencode_status; launch again with %opencode_up",
-    )
+    return found

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from typing import TYPE_CHECKING
 
 import httpx
 
-from opencode_magic.agent.client import AS_IT_IS, read_answer
+from opencode_magic.agent.answers import AS_IT_IS, Answer, read_answer
 from opencode_magic.agent.config import (
     ServerOptions,
     opencode_config,
     seed_files,
     server_environment,
 )
+from opencode_magic.agent.transport import BoundedTransport, within
 from opencode_magic.core.opencode import USERNAME, VERSION, SandboxFile
 from opencode_magic.core.stored import as_object, as_text
 from opencode_magic.errors import AgentConnectionError
@@ -36,6 +38,9 @@ def new_password() -> str:
     return secrets.token_urlsafe(32)
 
 
+_VERSION = re.compile(r"[0-9][\w.+-]{0,63}", re.ASCII)
+
+
 class OpenCodeServer:
     """OpenCode 1.18 for one model. Implements ``sandbox.launch.AgentServer``.
 
@@ -55,7 +60,8 @@ class OpenCodeServer:
         self._http = httpx.Client(
             trust_env=False,
             auth=(USERNAME, password),
-            limits=httpx.Limits(max_keepalive_connections=0),
+            follow_redirects=False,
+            transport=BoundedTransport(keep=0, is_tls=True),
         )
 
     def __repr__(self) -> str:
@@ -92,17 +98,17 @@ class OpenCodeServer:
             AgentConnectionError: Something else answers there, or OpenCode 2.
         """
         try:
-            response = self._get(f"{url}/global/health")
+            answer = self._get(f"{url}/global/health")
         except httpx.TransportError:
             return None
-        if response.status_code == httpx.codes.UNAUTHORIZED:
+        if answer.status == httpx.codes.UNAUTHORIZED:
             raise AgentConnectionError(
                 f"another server answers at {url}: it does not know this launch's password",
                 next_step="end what uses that port, then launch again",
             )
-        version = _version(response)
+        version = _version(answer)
         if version is None:
-            self._look_again(url, is_answered=response.is_success)
+            self._look_again(url, is_answered=answer.is_success)
             return None
         if not version.startswith("1."):
             raise _unsupported(version)
@@ -112,11 +118,14 @@ class OpenCodeServer:
         """Let go of what the health polls used."""
         self._http.close()
 
-    def _get(self, url: str) -> httpx.Response:
+    def _get(self, url: str) -> Answer:
         is_near = httpx.URL(url).host in {"127.0.0.1", "localhost", "::1"}
         timeout_s = HEALTH_TIMEOUT_S if is_near else FAR_HEALTH_TIMEOUT_S
-        with self._http.stream("GET", url, headers=AS_IT_IS, timeout=timeout_s) as answer:
-            return read_answer(answer)
+        with (
+            within(timeout_s),
+            self._http.stream("GET", url, headers=AS_IT_IS, timeout=timeout_s) as response,
+        ):
+            return read_answer(response)
 
     def _look_again(self, url: str, *, is_answered: bool) -> None:
         """See what answers without health: OpenCode 2, another server, or an edge that waits too.
@@ -138,15 +147,15 @@ class OpenCodeServer:
             )
 
 
-def _version(response: httpx.Response) -> str | None:
+def _version(answer: Answer) -> str | None:
     """Give the version that a JSON answer names; unknown paths of OpenCode answer with a page."""
-    if not response.headers.get("content-type", "").startswith("application/json"):
+    if not answer.headers.get("content-type", "").startswith("application/json"):
         return None
     try:
-        body: object = response.json()
+        named = as_text(as_object(answer.value()).get("version"))
     except ValueError:
         return None
-    return as_text(as_object(body).get("version")) or None
+    return named if _VERSION.fullmatch(named) else None
 
 
 def _unsupported(version: str) -> AgentConnectionError:

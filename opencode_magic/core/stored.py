@@ -215,7 +215,8 @@ def _issues(data: Mapping[str, object]) -> str:
     lines = []
     for item in as_list(data.get("issues")):
         issue = as_object(item)
-        place = ".".join(str(step) for step in as_list(issue.get("path")))
+        steps = as_list(issue.get("path"))
+        place = ".".join(str(step) for step in steps if isinstance(step, str | int))
         lines.append(f"{place}: {as_text(issue.get('message'))}")
     return "; ".join(lines)
 

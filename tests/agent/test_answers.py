@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opencode_magic.agent.client import ANSWER_LIMIT_BYTES, AgentClient
+from opencode_magic.agent.answers import ANSWER_LIMIT_BYTES
+from opencode_magic.agent.client import AgentClient
 from opencode_magic.errors import AgentConnectionError
 
 if TYPE_CHECKING:
