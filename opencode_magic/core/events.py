@@ -5,7 +5,6 @@ Source: ``GET /event`` of OpenCode 1.18.33. Its spelling (``sessionID``) stops h
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +19,7 @@ from opencode_magic.core.stored import (
     parse_part,
     parse_permission,
 )
+from opencode_magic.core.wire import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -191,8 +191,8 @@ def session_of(event: Event) -> str:
 def parse_event(data: str) -> Event:
     """Give the event that the data of a server-sent event holds. Never raises."""
     try:
-        parsed = json.loads(data)
-    except (ValueError, RecursionError):
+        parsed = parse_json(data)
+    except ValueError:
         return UnknownEvent("")
     return event_from(parsed)
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LARGEST_EVENT_BYTES = 128 * 1024 * 1024
-"""A prompt comes back as an event, and prompts of 10 MB and more are fine."""
+LARGEST_EVENT_BYTES = 64 * 1024 * 1024
+"""A prompt comes back as an event; it may have 20 MB, and JSON may double it."""
+LINE_BYTES = 64
+"""What each further line of data takes in memory besides its text."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -41,7 +43,7 @@ class EventDecoder:
         self._is_first_line = True
         self._is_after_cr = False
         self._is_skipping = False
-        self._line: list[bytes] = []
+        self._line = bytearray()  # a list of pieces takes much more where each is tiny
         self._size_bytes = 0
         self._data: list[str] = []
         self._event = ""
@@ -60,7 +62,7 @@ class EventDecoder:
         events = []
         for line in lines:
             self._take(line)
-            whole, self._line = b"".join(self._line), []
+            whole, self._line = bytes(self._line), bytearray()
             event = self._line_ended(whole)
             if event is not None:
                 events.append(event)
@@ -71,12 +73,12 @@ class EventDecoder:
         self._size_bytes += len(piece)
         if self._size_bytes > self._limit_bytes and not self._is_skipping:
             self._is_skipping = True
-            self._line, self._data = [], []
+            self._line, self._data = bytearray(), []
         if piece and not self._is_skipping:
-            self._line.append(piece)
+            self._line += piece
         elif piece:
             # What matters of a line that is skipped is only that it is not empty.
-            self._line = [b":"]
+            self._line = bytearray(b":")
 
     def _line_ended(self, line: bytes) -> ServerSentEvent | None:
         if self._is_first_line:
@@ -93,6 +95,7 @@ class EventDecoder:
         text = value.removeprefix(b" ").decode("utf-8", "replace")
         match name:
             case b"data":
+                self._size_bytes += LINE_BYTES if self._data else 0
                 self._data.append(text)
             case b"event":
                 self._event = text

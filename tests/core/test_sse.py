@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -123,3 +124,20 @@ def test_an_event_above_the_limit_is_left_out_and_counted(size: int) -> None:
 def test_no_bytes_give_no_events() -> None:
     """An empty piece changes nothing, also after a CR."""
     assert events_of(b"data: a\r", b"", b"\n\r\n") == [ServerSentEvent("a")]
+
+
+@pytest.mark.parametrize("piece", [b"ab", b"data:ab\n", b"data:\n", b":x\n", b"id:ab\n"])
+def test_an_event_without_end_fills_no_memory(piece: bytes) -> None:
+    """Neither a line in tiny pieces nor lines without end take more than some events' room."""
+    limit_bytes = 200_000
+    decoder = EventDecoder(limit_bytes=limit_bytes)
+    tracemalloc.start()
+
+    for _ in range(2 * limit_bytes // len(piece)):
+        assert decoder.feed(piece) == []
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak_bytes < 3 * limit_bytes
+    assert decoder.feed(b"\n\ndata: next\n\n")[-1].data == "next"
+    assert decoder.oversized == 1
