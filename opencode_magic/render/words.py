@@ -24,13 +24,14 @@ def seconds(duration_s: float) -> str:
 
 
 def time_left(left_ms: int) -> str:
-    """Say how long something may still live."""
-    minutes = left_ms // 60_000
+    """Say how long a sandbox lives at most where its kernel does not renew its time."""
+    minutes = round(left_ms / 60_000)
     if left_ms <= 0:
         return "time is up"
     if minutes == 0:
-        return "under a minute left"
-    return f"{minutes} min left" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min left"  # noqa: PLR2004 - as above
+        return "under a minute without its kernel"
+    took = f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004 - as above
+    return f"at most {took} without its kernel"
 
 
 def clock(at_ms: int, zone: tzinfo | None) -> str:

@@ -232,7 +232,7 @@ def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
     lines = capsys.readouterr().out.split("\n")
     assert [line for line in lines if "quiet-heron" in line or "Down" in line] == [
-        "[✓ Locked]  quiet-heron  local home  proven 12:04:31  (43 min left)",
+        "[✓ Locked]  quiet-heron  local home  proven 12:04:31  (at most 43 min without its kernel)",
         "Down  quiet-heron  local home  (no sandbox is running)",
     ]
 

@@ -27,17 +27,20 @@ def _lines(status: Status, now_ms: int = NOON_MS) -> list[str]:
     return render_text(status_blocks(status, now_ms, zone=UTC)).split("\n")
 
 
+TIME = "(at most 43 min without its kernel)"
+
+
 @pytest.mark.parametrize(
     ("status", "first"),
     [
         (Status(), "Down  no sandbox is running"),
         (LAUNCHING, "Launching  local home  (1.1 s)"),
         (replace(LAUNCHING, home=None, launch_started_ms=0), "Launching"),
-        (LOCKED, "[✓ Locked]  quiet-heron  local home  proven 12:04:31  (43 min left)"),
+        (LOCKED, "[✓ Locked]  quiet-heron  local home  proven 12:04:31  " + TIME),
         (replace(LOCKED, proof=None, expires_ms=0), "[✓ Locked]  quiet-heron  local home"),
         (
             replace(LOCKED, phase="unproven", is_turn_running=True),
-            "[Locked, not proven from here]  quiet-heron  local home  a turn runs  (43 min left)",
+            "[Locked, not proven from here]  quiet-heron  local home  a turn runs  " + TIME,
         ),
         (
             replace(LOCKED, proof=None, expires_ms=0, health="unreachable", sandbox_name=""),

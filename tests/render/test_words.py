@@ -30,13 +30,14 @@ def test_seconds(duration_s: float, said: str) -> None:
     [
         (-5, "time is up"),
         (0, "time is up"),
-        (59_999, "under a minute left"),
-        (43 * 60_000, "43 min left"),
-        (125 * 60_000, "2 h 5 min left"),
+        (29_999, "under a minute without its kernel"),
+        (14 * 60_000 + 59_000, "at most 15 min without its kernel"),
+        (43 * 60_000, "at most 43 min without its kernel"),
+        (125 * 60_000, "at most 2 h 5 min without its kernel"),
     ],
 )
 def test_time_left(left_ms: int, said: str) -> None:
-    """What is left is said in minutes."""
+    """The time that a live kernel renews is not said as one that runs out."""
     assert words.time_left(left_ms) == said
 
 
