@@ -58,6 +58,12 @@ __all__ = [
 
 HOSTS_SHOWN = 3
 REASONING_LIMIT_CHARS = 20_000
+_WANTS = {
+    "bash": "wants to run",
+    "edit": "wants to change",
+    "webfetch": "wants to fetch",
+    "read": "wants to read",
+}
 _COMMAND = re.compile(
     r"`([^`]{1,200})`|(%{1,2}(?:opencode_\w+|ask|load_ext)(?: --?[\w-]+(?: [\w/.:-]+)?)*)"
 )
@@ -78,7 +84,7 @@ def turn_blocks(turn: Turn) -> tuple[Block, ...]:
         waiting = f"The model's provider asked to wait (attempt {turn.retry.attempt}): {message}"
         blocks.append(Notice("warn", "Waiting:", (Span(waiting),)))
     if is_final:
-        blocks.extend(_outcome(turn))
+        blocks.extend(_outcome(turn, is_empty=not blocks))
     blocks.append(_footer(turn))
     return (Answer(tuple(blocks)),)
 
@@ -96,7 +102,8 @@ def error_blocks(error: BaseException) -> tuple[Block, ...]:
 def permission_blocks(request: PermissionRequest) -> tuple[Block, ...]:
     """Give what the agent asks leave for."""
     asked = visible_line(request.permission, limit_chars=40)
-    left = (Span("May it?", "warn", "pill"), Span(asked, form="strong"), Span("wants to run"))
+    does = _WANTS.get(request.permission, "asks for leave")
+    left = (Span("May it?", "warn", "pill"), Span(asked, form="strong"), Span(does))
     patterns = "\n".join(request.patterns[:20])
     row = Row(left, (Span("no answer means no", "muted"),))
     return (Card((row, Code(shorten(patterns, limit_chars=2_000)))) if patterns else Card((row,)),)
@@ -150,7 +157,7 @@ def _with_next(text: str, next_step: str) -> Line:
     return (*_with_commands(as_sentence(text)), Span(" Next: "), *_with_commands(next_step))
 
 
-def _outcome(turn: Turn) -> Iterator[Block]:
+def _outcome(turn: Turn, *, is_empty: bool) -> Iterator[Block]:
     said = visible_line(turn.error, limit_chars=600)
     error = _with_next(said, visible_line(turn.next_step, limit_chars=300)) if said else ()
     match turn.state:
@@ -159,10 +166,10 @@ def _outcome(turn: Turn) -> Iterator[Block]:
         case "refused":
             yield Notice("warn", "Refused:", error or (Span("the agent asked and got no leave"),))
         case "stopped":
-            words_ = "what had arrived is kept" if turn.parts else "nothing had arrived"
+            words_ = "nothing had arrived" if is_empty else "what had arrived is kept"
             yield Notice("warn", "Stopped:", error or (Span(words_),))
         case _:
-            if not turn.parts:
+            if is_empty:
                 yield Notice("muted", "", (Span("The agent said nothing.", "muted"),))
 
 
@@ -171,7 +178,8 @@ def _footer(turn: Turn) -> Footer:
     scripted = Span("scripted model", "warn")
     if turn.state == "running":
         return Footer((*left, (scripted,)) if turn.is_scripted else tuple(left))
-    left.append((Span(words.tokens(turn.tokens.total), "muted"),))
+    if turn.tokens.total or turn.state == "done":  # what a step took is known when it has ended
+        left.append((Span(words.tokens(turn.tokens.total), "muted"),))
     if turn.is_scripted:
         left.append((Span("no cost, ", "muted"), scripted))
     else:

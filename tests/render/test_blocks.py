@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from opencode_magic.core.parts import Part, PatchPart, ReasoningPart, TextPart, Turn
+from opencode_magic.core.parts import Message, Part, PatchPart, ReasoningPart, TextPart, Turn
 from opencode_magic.core.receipt import HostCount, Receipt
 from opencode_magic.errors import SandboxLaunchError, TurnFailed
 from opencode_magic.render.blocks import (
@@ -94,8 +94,13 @@ def test_nothing_said() -> None:
     """An empty turn says that it is empty."""
     done = _inner(replace(TURN, messages=()))
     stopped = _inner(replace(TURN, messages=(), state="stopped"))
+    blank = Message("m", "s", "assistant", parts=(TextPart("p", "m", " \n"),))
+    unseen = _inner(replace(TURN, messages=(blank,)))
+    stopped_early = _inner(replace(TURN, messages=(blank,), state="stopped"))
 
     assert done[0] == Notice("muted", "", (Span("The agent said nothing.", "muted"),))
+    assert unseen == done
+    assert stopped_early == stopped
     assert stopped[0] == Notice("warn", "Stopped:", (Span("nothing had arrived"),))
 
 
@@ -106,6 +111,7 @@ def test_nothing_said() -> None:
         ({"state": "stopped"}, ["stopped after 2.3 s", "812 tokens", "no cost, scripted model"]),
         ({"state": "refused"}, ["refused after 2.3 s", "812 tokens", "no cost, scripted model"]),
         ({"state": "failed"}, ["failed after 2.3 s", "812 tokens", "no cost, scripted model"]),
+        ({"state": "stopped", "messages": ()}, ["stopped after 2.3 s", "no cost, scripted model"]),
         ({"state": "running"}, ["running", "scripted model"]),
         ({"state": "running", "is_scripted": False}, ["running"]),
         (
@@ -170,6 +176,25 @@ def test_permission() -> None:
     assert isinstance(card.blocks[0], Row)
     assert card.blocks[0].right == (Span("no answer means no", "muted"),)
     assert bare.blocks == card.blocks[:1]
+
+
+@pytest.mark.parametrize(
+    ("permission", "said"),
+    [
+        ("bash", "wants to run"),
+        ("edit", "wants to change"),
+        ("webfetch", "wants to fetch"),
+        ("read", "wants to read"),
+        ("external_directory", "asks for leave"),
+    ],
+)
+def test_permission_says_what_for(permission: str, said: str) -> None:
+    """A file that is to be changed is not one that is to be run."""
+    (card,) = permission_blocks(replace(PERMISSION, permission=permission))
+
+    assert isinstance(card, Card)
+    assert isinstance(card.blocks[0], Row)
+    assert card.blocks[0].left[-1].text == said
 
 
 def test_error() -> None:
