@@ -1,7 +1,7 @@
 """A control group for each sandbox, where one can be had: the kernel counts what it uses.
 
-It counts what no look at processes finds, such as socket buffers and shared pages that nobody
-maps. The watchdog stays in front of it: it knows whom to end, and says so.
+It counts what no look at processes finds, such as pipes, tables of files, and shared pages that
+nobody maps. The watchdog stays in front of it: it knows whom to end, and says so.
 
 Source: the Linux kernel's admin-guide/cgroup-v2.
 """

@@ -197,8 +197,8 @@ def _memory(host: Host) -> Check:
     if not host.group_trouble:
         return Check(name, "ok", "held by a control group of the kernel and by a watchdog")
     detail = (
-        f"held by a watchdog alone, which sees processes and not the kernel's own memory for them "
-        f"(socket buffers, say): {host.group_trouble}"
+        f"held by a watchdog alone, which sees processes and sockets and not all of the kernel's "
+        f"own memory for them (pipes, say): {host.group_trouble}"
     )
     if "version 2" in host.group_trouble:
         return Check(name, "warning", detail, UNIFIED_STEP)

@@ -75,7 +75,7 @@ def default_processes() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one sandbox may use. The kernel counts all but the first three, the watchdog those."""
+    """What one sandbox may use. The kernel counts all but the first four, the watchdog those."""
 
     memory_bytes: int = field(default_factory=default_memory_bytes)
     """Memory of all processes together; see `default_memory_bytes`."""
@@ -83,6 +83,8 @@ class Limits:
     """Home and temporary folder together."""
     disk_files: int = 2_000_000
     """Files and folders in them."""
+    all_open_files: int = 65_536
+    """Of all processes together; the machine's own limit, some millions, is everybody's."""
 
     processes: int = field(default_factory=default_processes)
     """Processes and threads of the whole sandbox; by default 1,024 or half of a container's."""

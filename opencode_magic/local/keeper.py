@@ -17,9 +17,9 @@ import subprocess
 import tempfile
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from opencode_magic.errors import HomeUnavailableError, SandboxError
+from opencode_magic.errors import SandboxError
 from opencode_magic.local import image, isolation, start
 from opencode_magic.local.cgroups import Cgroup, family_of
 from opencode_magic.local.children import KILLED, Child, Children
@@ -105,7 +105,7 @@ class Keeper:
             except WireError as exc:
                 keeper.close()
                 errors.seek(0)
-                raise _unavailable(errors.read(4000)) from exc
+                raise start.unavailable(errors.read(4000)) from exc
         pump().watch(os.pidfd_open(process.pid), keeper._outermost_ended)
         return keeper
 
@@ -149,7 +149,7 @@ class Keeper:
             except WireError as exc:
                 channel.close()
                 errors.seek(0)
-                raise _unavailable(errors.read(4000)) from exc
+                raise start.unavailable(errors.read(4000)) from exc
             finally:
                 for fd in (seccomp, arguments, *first):
                     os.close(fd)
@@ -246,14 +246,20 @@ class Keeper:
 
     def shares(self, pids: Sequence[int]) -> Mapping[int, int]:
         """Give each process's share of memory, shared pages divided, where it can be known."""
-        shares = self._ask({"op": "shares", "pids": list(pids)}).get("shares")
-        known = shares.items() if isinstance(shares, dict) else ()
-        return {int(pid): share for pid, share in known if share is not None}
+        shares = self._ask_each("shares", pids)
+        return {pid: share for pid, share in shares.items() if share is not None}
 
     def hidden_bytes(self, pids: Sequence[int]) -> Mapping[int, int]:
         """Give the shared memory that each process may hold beyond what its tables show."""
-        hidden = self._ask({"op": "hidden", "pids": list(pids)}).get("hidden")
-        return {int(pid): size for pid, size in hidden.items()} if isinstance(hidden, dict) else {}
+        return self._ask_each("hidden", pids)
+
+    def sockets(self, pids: Sequence[int]) -> int:
+        """Give how many sockets there are inside, whether a process has them open or not."""
+        return int(str(self._ask({"op": "sockets", "pids": list(pids)}).get("sockets", 0)))
+
+    def open_files(self, pids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
+        """Give how many ``files``, and ``sockets`` among them, each process has open."""
+        return self._ask_each("open", pids)
 
     def deleted_bytes(self, pids: Sequence[int]) -> int:
         """Give the disk held by open files that have no name any more."""
@@ -261,10 +267,7 @@ class Keeper:
 
     def unseen_files(self, pids: Sequence[int]) -> Mapping[int, int]:
         """Give how many files without a name each process may hold besides its open ones."""
-        unseen = self._ask({"op": "unseen", "pids": list(pids)}).get("unseen")
-        return (
-            {int(pid): count for pid, count in unseen.items()} if isinstance(unseen, dict) else {}
-        )
+        return self._ask_each("unseen", pids)
 
     def kill(self, pids: Sequence[int]) -> None:
         """End processes, by their pid in ``processes``, at once."""
@@ -358,6 +361,10 @@ class Keeper:
                 for fd in received:  # the answer to a request whose time was up
                     os.close(fd)
 
+    def _ask_each(self, op: str, pids: Sequence[int]) -> dict[int, Any]:
+        found = self._ask({"op": op, "pids": list(pids)}).get(op)
+        return {int(pid): what for pid, what in found.items()} if isinstance(found, dict) else {}
+
     def _ask(self, message: Mapping[str, object]) -> dict[str, object]:
         try:
             return self._request(message)[0]
@@ -389,11 +396,3 @@ def _pipe_with(data: bytes) -> int:
     with os.fdopen(writing, "wb") as pipe:
         pipe.write(data)
     return reading
-
-
-def _unavailable(errors: bytes) -> HomeUnavailableError:
-    said = errors.decode(errors="replace").strip() or "it ended without a word"
-    return HomeUnavailableError(
-        f"the sandbox's walls cannot be built here: {said}",
-        next_step="python -m opencode_magic.local doctor says what is missing",
-    )

@@ -20,7 +20,9 @@ from opencode_magic.local.bpf import attempts_filter
 from opencode_magic.local.usage import (
     deleted_bytes,
     hidden_bytes,
+    open_files,
     proportional_bytes,
+    sockets,
     unseen_files,
     usage,
 )
@@ -183,6 +185,11 @@ def _answer(control: socket.socket, message: dict[str, object]) -> None:
         case "unseen":
             unseen = {str(pid): count for pid, count in unseen_files(pids).items()}
             _reply(control, message, {"unseen": unseen})
+        case "sockets":
+            _reply(control, message, {"sockets": sockets(pids)})
+        case "open":
+            counts = {str(pid): found for pid, found in open_files(pids).items()}
+            _reply(control, message, {"open": counts})
         case "deleted":
             _reply(control, message, {"bytes": deleted_bytes(pids)})
         case "kill":

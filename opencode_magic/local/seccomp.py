@@ -27,6 +27,11 @@ _NAMESPACE_FLAGS = 0x7E020080
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _NETLINK_ROUTE = 0
 _PERSONALITY_QUERY = 0xFFFFFFFF
+_SOL_SOCKET = 1
+_BUFFER_SIZES = (7, 8, 32, 33)
+"""SO_SNDBUF, SO_RCVBUF, and both with FORCE: they are left as they are, as past the system's limit.
+
+What waits in a socket is the kernel's memory, and no process's."""
 
 FORBIDDEN = {
     # Other processes' memory and state.
@@ -125,6 +130,7 @@ _CHECKED = {
     "ioctl": (16, 29),
     "personality": (135, 92),
     "prlimit64": (302, 261),
+    "setsockopt": (54, 208),
 }
 _PROTOCOLS = (
     0,
@@ -168,6 +174,7 @@ def seccomp_filter(machine: str) -> bytes:
     _check_arguments(program)
     for label, answer in (
         ("allow", _ALLOW),
+        ("done", _ERRNO),
         ("absent", _ERRNO | errno.ENOSYS),
         ("forbidden", _ERRNO | errno.EPERM),
         ("no family", _ERRNO | errno.EAFNOSUPPORT),
@@ -206,6 +213,13 @@ def _check_arguments(program: Program) -> None:
     put(LOAD_WORD, _argument(0))
     put(IF_EQUAL, 0, "allow")
     put(IF_EQUAL, _PERSONALITY_QUERY, "allow", "forbidden")
+    label("setsockopt")
+    put(LOAD_WORD, _argument(1))
+    put(IF_EQUAL, _SOL_SOCKET, "", "allow")
+    put(LOAD_WORD, _argument(2))
+    for option in _BUFFER_SIZES:
+        put(IF_EQUAL, option, "done")
+    _end(program, _ALLOW)
     # Others' limits may be looked at: the first process, which has the same user, needs its own.
     label("prlimit64")
     put(LOAD_WORD, _argument(0))

@@ -258,3 +258,12 @@ def _starter() -> _Starter:
         if not _starters or _starters[-1].pid != os.getpid():
             _starters[:] = [_Starter()]
         return _starters[0]
+
+
+def unavailable(errors: bytes) -> HomeUnavailableError:
+    """Give the error for walls that were not built, with what was said about it."""
+    said = errors.decode(errors="replace").strip() or "it ended without a word"
+    return HomeUnavailableError(
+        f"the sandbox's walls cannot be built here: {said}",
+        next_step="python -m opencode_magic.local doctor says what is missing",
+    )

@@ -30,6 +30,7 @@ LIMITS = Limits(
     memory_bytes=160 * MIB,
     disk_bytes=64 * MIB,
     processes=60,
+    all_open_files=1000,
     open_files=64,
     file_bytes=24 * MIB,
     data_bytes=120 * MIB,
@@ -54,7 +55,16 @@ ATTEMPTS = {
         "eaters(4, 70, behind_first_thread)",
         r"over its limit of \d+ MiB of memory",
     ),
+    "memory in sockets": ("sockets(1200)", r"over its limit of \d+ MiB of memory"),
+    "memory in connections that nobody accepts": (
+        "unaccepted(1200)",
+        r"over its limit of \d+ MiB of memory",
+    ),
     "open files": ("[open('/dev/null') for _ in range(200)]", "Too many open files"),
+    "open files of several processes": (
+        "openers(40, 50)",
+        r"over its limit of \d+ open files",
+    ),
     "one large file": ("fill('/vercel', 40)", "File too large"),
     "disk": ("flood('/vercel')", r"over its limit of \d+ MiB of disk"),
     "disk for temporary files": (
@@ -132,14 +142,45 @@ def eaters(count, mib, begin=lambda job: job()):
         kept = bytearray(mib << 20)
         for at in range(0, len(kept), 4096): kept[at] = 1
         time.sleep(60)
-    for made in forked(count, lambda: begin(eat)):
-        deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline:
-            found, status = os.waitpid(-1, os.WNOHANG)
-            if found:
-                made.remove(found)
-                raise ChildProcessError("a process was ended by signal " + str(status))
-            time.sleep(0.01)
+    for made in forked(count, lambda: begin(eat)): watch(made)
+def send(sock):
+    sock.setblocking(False)
+    try:
+        while True: sock.send(bytes(60_000))
+    except BlockingIOError:
+        pass
+def unaccepted(count):
+    # The data of a closed socket waits in the queue of one that nobody has taken.
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("")
+        listener.listen(4096)
+        for _ in range(count):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(listener.getsockname())
+                send(sock)
+        wait()
+def sockets(count):
+    def hold():
+        kept = [end for _ in range(25) for end in socket.socketpair()]
+        for end in kept: send(end)
+        time.sleep(60)
+    for made in forked(count // 50, hold): watch(made)
+def openers(count, files):
+    def hold():
+        kept = [open("/dev/null") for _ in range(files)]
+        time.sleep(60)
+    for made in forked(count, hold): watch(made)
+def wait():
+    # Whoever watches may need a moment.
+    time.sleep(patience_s / 5)
+def watch(made):
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(-1, os.WNOHANG)
+        if found:
+            made.remove(found)
+            raise ChildProcessError("a process was ended by signal " + str(status))
+        time.sleep(0.01)
 def outlive(name):
     if os.fork() == 0:
         os.setsid()

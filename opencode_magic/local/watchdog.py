@@ -1,4 +1,4 @@
-"""Keeps a sandbox within the limits that no rlimit can hold: memory and disk of all together.
+"""Keeps a sandbox within the limits that no rlimit can hold: memory, disk, files of all together.
 
 It looks more often the nearer a limit is, and ends the process that took most. Each such end is
 a ``Breach``, which the command it belonged to shows as its last line.
@@ -11,17 +11,19 @@ import os
 import subprocess
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from opencode_magic.errors import OpencodeMagicError
+from opencode_magic.local.growth import Growth
 from opencode_magic.local.start import all_reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from opencode_magic.local.growth import Hidden
     from opencode_magic.local.isolation import Limits
 
 FASTEST_BYTES_S = 2 * 1024**3
@@ -34,6 +36,7 @@ GROWTH_BYTES, GROWTH_FILES = 16 * 1024**2, 5_000
 """Growth beyond the limit that is one more breach; less of it is let be."""
 KERNEL_KILL_S = 2.0
 """Who is killed so soon after the kernel ended a process for the memory was ended by it too."""
+WMEM_DEFAULT_BYTES = 212_992
 _DU_TIMEOUT_S = 120.0
 _MIB = 1024**2
 
@@ -56,7 +59,7 @@ class Process:
 class Breach:
     """A limit was reached and a process was ended for it."""
 
-    kind: Literal["memory", "disk", "files"]
+    kind: Literal["memory", "disk", "files", "open files"]
     used: int
     limit: int
     process: Process
@@ -68,17 +71,26 @@ class Breach:
 
 
 def _over(limit: int, kind: str) -> str:
-    most = f"{limit} files" if kind == "files" else f"{limit // _MIB} MiB"
-    return f"the sandbox is over its limit of {most} of {'memory' if kind == 'memory' else 'disk'}"
+    most = {
+        "files": f"{limit} files of disk",
+        "open files": f"{limit} open files",
+        "memory": f"{limit // _MIB} MiB of memory",
+    }.get(kind, f"{limit // _MIB} MiB of disk")
+    return f"the sandbox is over its limit of {most}"
 
 
-def host_shared_bytes() -> int:
-    """Give how much shared memory the machine has in use; 0 where it does not say."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("Shmem:"):
-                return int(line.split()[1]) * 1024
-    return 0
+@lru_cache(maxsize=1)
+def socket_bytes() -> int:
+    """Give the most that waits in one socket: half as much again as what it may send.
+
+    A program inside cannot raise that. Source: socket(7), ``wmem_default``; the last message is
+    taken whole.
+    """
+    try:
+        default = int(Path("/proc/sys/net/core/wmem_default").read_text())
+    except (OSError, ValueError):
+        default = WMEM_DEFAULT_BYTES
+    return default * 3 // 2
 
 
 class Gauge(Protocol):
@@ -89,6 +101,12 @@ class Gauge(Protocol):
 
     def shares(self, pids: Sequence[int]) -> Mapping[int, int]:
         """Give each process's share of memory, where it can be known."""
+
+    def sockets(self, pids: Sequence[int]) -> int:
+        """Give how many sockets there are inside, whether a process has them open or not."""
+
+    def open_files(self, pids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
+        """Give how many ``files``, and ``sockets`` among them, each process has open."""
 
     def deleted_bytes(self, pids: Sequence[int]) -> int:
         """Give the disk held by open files without a name."""
@@ -126,7 +144,7 @@ class Watchdog:
         self._worst: tuple[int, int] = (0, 0)
         self._is_unexplained = False
         self._written: dict[int, int] = {}
-        self._shared_before = host_shared_bytes()
+        self._growth = Growth()
         self._kernel_lock = threading.Lock()
         self._kernel_kills, self._kernel_killed_at = 0, -math.inf
 
@@ -167,9 +185,12 @@ class Watchdog:
         if used > limit:
             self._end(Breach("memory", used, limit, processes[0]))
             return SHORTEST_WAIT_S
-        grown = self._grown_shared()
-        may_hide = used + grown > limit
+        grown = self._growth.now()
+        hidden = grown.shared_bytes + grown.kernel_bytes
+        may_hide = used + hidden > limit
         if may_hide and self._end_who_hides(processes, grown):
+            return SHORTEST_WAIT_S
+        if grown.open_files > self._limits.all_open_files and self._end_who_opens(processes):
             return SHORTEST_WAIT_S
         self._look_at_disk(processes)
         self._written = {process.pid: process.written_bytes for process in processes}
@@ -177,7 +198,7 @@ class Watchdog:
             return SHORTEST_WAIT_S
         # Others of the machine may have taken what it has grown by: that alone is no hurry.
         shortest_s = 5 * SHORTEST_WAIT_S if may_hide else SHORTEST_WAIT_S
-        return min(LONGEST_WAIT_S, max(shortest_s, (limit - used - grown) / FASTEST_BYTES_S))
+        return min(LONGEST_WAIT_S, max(shortest_s, (limit - used - hidden) / FASTEST_BYTES_S))
 
     def kernel_line(self) -> str:
         """Give the line about the kernel's ending a process for the memory just now, if it did."""
@@ -192,30 +213,40 @@ class Watchdog:
                 return ""
             return f"ended by the kernel: {_over(self._limits.memory_bytes, 'memory')}"
 
-    def _grown_shared(self) -> int:
-        """Give by how much the machine's shared memory has grown: what hides can be no more.
+    def _end_who_hides(self, processes: Sequence[Process], grown: Hidden) -> bool:
+        """End who holds most memory that its tables do not show, where that is too much.
 
-        Others of the machine may have taken it, or given back: then it is counted from there.
+        Pages of a shared mapping stay when a process drops them from its tables; what waits in a
+        socket is in nobody's.
         """
-        now = host_shared_bytes()
-        self._shared_before = min(self._shared_before, now)
-        return now - self._shared_before
-
-    def _end_who_hides(self, processes: Sequence[Process], grown: int) -> bool:
-        """End who holds most shared memory that its tables do not show, where that is too much.
-
-        Pages of a shared mapping stay when a process drops them from its tables.
-        """
-        hidden = self._gauge.hidden_bytes([process.pid for process in processes])
-        if not any(hidden.values()):
-            return False
-        used = self._used_with_shared_once(processes)
-        total = used + min(grown, sum(hidden.values()))
+        pids = [process.pid for process in processes]
+        hidden = self._gauge.hidden_bytes(pids)
+        shared = min(grown.shared_bytes, sum(hidden.values()))
+        waiting = min(grown.kernel_bytes, self._gauge.sockets(pids) * socket_bytes())
         limit = self._limits.memory_bytes
+        if sum(process.memory_bytes for process in processes) + shared + waiting <= limit:
+            return False
+        total = self._used_with_shared_once(processes) + shared + waiting
         if total <= limit:
             return False
-        most = max(processes, key=lambda process: hidden.get(process.pid, 0))
+        if waiting > shared:
+            held = {pid: found["sockets"] for pid, found in self._gauge.open_files(pids).items()}
+        else:
+            held = dict(hidden)
+        most = max(processes, key=lambda process: held.get(process.pid, 0))
         self._end(Breach("memory", total, limit, most))
+        return True
+
+    def _end_who_opens(self, processes: Sequence[Process]) -> bool:
+        """End who has most files open, where the sandbox has too many."""
+        limit = self._limits.all_open_files
+        found = self._gauge.open_files([process.pid for process in processes])
+        held = {pid: counts["files"] for pid, counts in found.items()}
+        total = sum(held.values())
+        if total <= limit:
+            return False
+        most = max(processes, key=lambda process: held.get(process.pid, 0))
+        self._end(Breach("open files", total, limit, most))
         return True
 
     def _used_with_shared_once(self, processes: Sequence[Process]) -> int:

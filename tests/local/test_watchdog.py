@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 
 import pytest
 
+from opencode_magic.local.growth import hidden_now
 from opencode_magic.local.isolation import MIB, Limits
-from opencode_magic.local.watchdog import host_shared_bytes
 from tests.local import keepers
 from tests.local.keepers import eventually
 
@@ -22,6 +24,47 @@ while True:
     shared.madvise(mmap.MADV_DONTNEED)
     kept.append(shared)
     time.sleep(0.002)
+"""
+
+SOCKETS = """
+import os, socket, sys, time
+kept = []
+def send(sock):
+    sock.setblocking(False)
+    try:
+        while True: sock.send(bytes(60_000))
+    except BlockingIOError:
+        pass
+def pairs():
+    ends = socket.socketpair()
+    kept.extend(ends)
+    for end in ends: send(end)
+def not_accepted():
+    if not kept:
+        kept.append(socket.socket(socket.AF_UNIX))
+        kept[0].bind("")
+        kept[0].listen(4096)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(kept[0].getsockname())
+        send(sock)
+def from_closed():
+    kept.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    kept[-1].bind("")
+    for _ in range(10):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(kept[-1].getsockname())
+            send(sock)
+began = time.monotonic()
+while time.monotonic() - began < 15:
+    globals()[sys.argv[1]]()
+    time.sleep(0.002)
+"""
+OPEN = """
+import os, time
+for _ in range(8):
+    if os.fork() == 0: break
+kept = [os.pipe() for _ in range(150)]
+time.sleep(15)
 """
 
 
@@ -184,7 +227,7 @@ def test_processes_are_listed_as_the_sandbox_knows_them() -> None:
 def test_shared_memory_out_of_the_tables_is_counted(manner: str) -> None:
     """Shared pages that a process dropped from its tables count, also where it hides itself."""
     with keepers.sandbox(Limits(memory_bytes=300 * MIB, data_bytes=100 * MIB)) as made:
-        before = host_shared_bytes()
+        before = hidden_now().shared_bytes
         eater = made.start("python3", "-c", HIDE, manner)
         code = eater.wait(20)
         most = max(breach.used for breach in made.keeper.breaches)
@@ -193,7 +236,7 @@ def test_shared_memory_out_of_the_tables_is_counted(manner: str) -> None:
         assert code == 137
         assert "was ended: the sandbox is over its limit of 300 MiB of memory" in said
         assert most < 900 * MIB
-        assert eventually(lambda: host_shared_bytes() < before + 200 * MIB, timeout_s=5)
+        assert eventually(lambda: hidden_now().shared_bytes < before + 200 * MIB, timeout_s=5)
         assert made.run("echo", "on") == (0, "on\n")
 
 
@@ -222,3 +265,74 @@ def test_memory_without_a_mapping_is_not_given() -> None:
     )
     with keepers.sandbox() as made:
         assert made.run("python3", "-c", source) == (0, "ENOSYS\nENOSPC\n")
+
+
+@pytest.mark.parametrize("manner", ["pairs", "not_accepted", "from_closed"])
+def test_memory_in_sockets_is_limited(manner: str) -> None:
+    """What waits in sockets counts, also in those that no process has open."""
+    with keepers.sandbox(Limits(memory_bytes=200 * MIB)) as made:
+        quiet = made.start("sleep", "60")
+        eater = made.start("python3", "-c", SOCKETS, manner)
+        code = eater.wait(30)
+        most = max(breach.used for breach in made.keeper.breaches)
+        said = b"".join(output.data for output in eater.outputs()).decode()
+
+        assert code == 137
+        assert "was ended: the sandbox is over its limit of 200 MiB of memory" in said
+        assert most < 600 * MIB
+        assert eventually(lambda: count_sockets(made) < 100, timeout_s=5)
+        quiet.signal(9)
+        assert made.run("echo", "on") == (0, "on\n")
+
+
+def test_open_files_of_all_processes_are_limited() -> None:
+    """Processes that each have few files open have too many together: some are ended."""
+    with keepers.sandbox(Limits(all_open_files=1000)) as made:
+        opener = made.start("python3", "-c", OPEN)
+
+        assert eventually(lambda: 0 < count_open(made) <= 1000 and breached(made), timeout_s=10)
+        kinds = {breach.kind for breach in made.keeper.breaches}
+        left = len(made.keeper.processes())
+        opener.signal(9)
+        opener.wait(10)
+        said = b"".join(output.data for output in opener.outputs()).decode()
+
+        assert kinds == {"open files"}
+        assert left == 3
+        assert "was ended: the sandbox is over its limit of 1000 open files" in said
+        assert made.run("echo", "on") == (0, "on\n")
+
+
+def breached(made: keepers.Sandbox) -> bool:
+    return bool(made.keeper.breaches)
+
+
+def count_sockets(made: keepers.Sandbox) -> int:
+    return made.keeper.sockets([process.pid for process in made.keeper.processes()])
+
+
+def count_open(made: keepers.Sandbox) -> int:
+    pids = [process.pid for process in made.keeper.processes()]
+    return sum(counts["files"] for counts in made.keeper.open_files(pids).values())
+
+
+def test_who_has_few_sockets_is_not_ended_for_the_machine() -> None:
+    """The kernel's memory may grow for others: a sandbox answers for its own sockets alone."""
+    source = "import socket, time; kept = [socket.socketpair() for _ in range(50)]; time.sleep(3)"
+    with keepers.sandbox(Limits(memory_bytes=200 * MIB)) as made:
+        sent = 0
+        honest = made.start("python3", "-c", source)
+        others = [socket.socketpair() for _ in range(2000)]
+        for end, _ in others:
+            end.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += end.send(bytes(60_000))
+        code = honest.wait(20)
+        for pair in others:
+            for end in pair:
+                end.close()
+
+    assert sent > 250 * MIB
+    assert code == 0
+    assert made.keeper.breaches == []
