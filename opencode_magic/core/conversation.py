@@ -161,32 +161,28 @@ def _own(  # noqa: PLR0911 - one arm an event
 
 
 def join_deltas(events: Iterable[Event]) -> list[Event]:
-    """Join the deltas of one part that follow each other.
+    """Join the deltas of each part that no other event comes between.
 
-    A state per delta would cost the square of the reply; one per frame does not.
+    A state per delta would cost the square of the reply; one per frame does not. Deltas of
+    different parts change nothing of each other, so each part's are joined where its first stood.
     """
     joined: list[Event] = []
-    texts: list[str] = []
-    first: PartDelta | None = None
+    texts: dict[tuple[str, str, str], list[str]] = {}
     for event in events:
-        is_more = (
-            isinstance(event, PartDelta)
-            and first is not None
-            and (event.part_id, event.message_id, event.session_id)
-            == (first.part_id, first.message_id, first.session_id)
-        )
-        if first is not None and not is_more:
-            joined.append(replace(first, text="".join(texts)))
-            first = None
         if isinstance(event, PartDelta):
-            if first is None:
-                first, texts = event, []
-            texts.append(event.text)
+            place = (event.session_id, event.message_id, event.part_id)
+            texts.setdefault(place, []).append(event.text)
         else:
+            joined += _joined(texts)
             joined.append(event)
-    if first is not None:
-        joined.append(replace(first, text="".join(texts)))
-    return joined
+    return joined + _joined(texts)
+
+
+def _joined(texts: dict[tuple[str, str, str], list[str]]) -> list[PartDelta]:
+    """Give one delta a part, and forget them."""
+    found = [PartDelta(*place, "".join(pieces)) for place, pieces in texts.items()]
+    texts.clear()
+    return found
 
 
 def _with_child(conversation: Conversation, event: SessionCreated) -> Conversation:

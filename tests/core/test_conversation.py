@@ -112,6 +112,15 @@ def test_deltas_are_joined_within_one_part_only() -> None:
     assert joined == expected
 
 
+def test_deltas_of_two_parts_in_turn_are_joined_too() -> None:
+    """A state per delta would copy a part's whole text each time."""
+    one, other = PartDelta(SESSION, "m", "p1", "a"), PartDelta(SESSION, "m", "p2", "b")
+
+    joined = join_deltas([one, other] * 100)
+
+    assert joined == [replace(one, text="a" * 100), replace(other, text="b" * 100)]
+
+
 TEXTS = st.sampled_from(["", SESSION, "ses_2", "msg_01", "prt_01", "x"])
 FAULTS = st.builds(AgentFault, TEXTS, TEXTS)
 SOME_PARTS = st.one_of(
