@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 from opencode_magic.core.parts import Retry
 from opencode_magic.core.stored import (
-    as_int,
+    FAULT_CHARS,
+    as_count,
+    as_id,
     as_list,
+    as_name,
     as_object,
     as_text,
     parse_fault,
@@ -200,13 +203,13 @@ def parse_event(data: str) -> Event:
 def event_from(value: object) -> Event:
     """Give the event that a JSON value holds. Never raises."""
     frame = as_object(value)
-    kind = as_text(frame.get("type"))
+    kind = as_name(frame.get("type"))
     fields = as_object(frame.get("properties"))
-    return _event(kind, fields) or UnknownEvent(kind, as_text(fields.get("sessionID")))
+    return _event(kind, fields) or UnknownEvent(kind, as_id(fields.get("sessionID")))
 
 
 def _event(kind: str, fields: Mapping[str, object]) -> Event | None:  # noqa: PLR0911 - one arm a type
-    session_id = as_text(fields.get("sessionID"))
+    session_id = as_id(fields.get("sessionID"))
     match kind:
         case "server.connected":
             return Connected()
@@ -214,7 +217,7 @@ def _event(kind: str, fields: Mapping[str, object]) -> Event | None:  # noqa: PL
             return Heartbeat()
         case "session.created":
             info = as_object(fields.get("info"))
-            return SessionCreated(as_text(info.get("id")), as_text(info.get("parentID")))
+            return SessionCreated(as_id(info.get("id")), as_id(info.get("parentID")))
         case "session.status":
             return _activity(session_id, fields)
         case "session.idle":
@@ -232,9 +235,9 @@ def _activity(session_id: str, fields: Mapping[str, object]) -> Event | None:
             return ActivityChanged(session_id, activity)
         case "retry":
             retry = Retry(
-                as_int(status.get("attempt")),
-                as_text(status.get("message")),
-                as_int(status.get("next")),
+                as_count(status.get("attempt")),
+                as_name(status.get("message"), limit_chars=FAULT_CHARS),
+                as_count(status.get("next")),
             )
             return ActivityChanged(session_id, "retry", retry)
         case _:
@@ -242,7 +245,7 @@ def _activity(session_id: str, fields: Mapping[str, object]) -> Event | None:
 
 
 def _message_event(kind: str, session_id: str, fields: Mapping[str, object]) -> Event | None:
-    message_id, part_id = as_text(fields.get("messageID")), as_text(fields.get("partID"))
+    message_id, part_id = as_id(fields.get("messageID")), as_id(fields.get("partID"))
     match kind:
         case "message.updated":
             message = parse_message(fields.get("info"))
@@ -252,7 +255,7 @@ def _message_event(kind: str, session_id: str, fields: Mapping[str, object]) -> 
         case "message.part.updated":
             value = as_object(fields.get("part"))
             part = parse_part(value)
-            owner = as_text(value.get("sessionID")) or session_id
+            owner = as_id(value.get("sessionID")) or session_id
             return None if part is None else PartUpdated(owner, part)
         case "message.part.delta" if fields.get("field") == "text" and message_id and part_id:
             return PartDelta(session_id, message_id, part_id, as_text(fields.get("delta")))
@@ -268,10 +271,10 @@ def _asking_event(kind: str, session_id: str, fields: Mapping[str, object]) -> E
             request = parse_permission(fields)
             return None if request is None else PermissionAsked(request)
         case "permission.replied":
-            return PermissionReplied(session_id, as_text(fields.get("requestID")))
+            return PermissionReplied(session_id, as_id(fields.get("requestID")))
         case "question.asked":
             questions = [as_object(item) for item in as_list(fields.get("questions"))]
-            text = " ".join(as_text(item.get("question")) for item in questions)
-            return QuestionAsked(session_id, as_text(fields.get("id")), text)
+            text = as_name(" ".join(as_name(item.get("question")) for item in questions[:10]))
+            return QuestionAsked(session_id, as_id(fields.get("id")), text)
         case _:
             return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from opencode_magic.core.parts import (
@@ -15,7 +17,13 @@ from opencode_magic.core.parts import (
     TextPart,
     ToolPart,
 )
-from opencode_magic.core.stored import parse_fault, parse_part, parse_stored
+from opencode_magic.core.stored import (
+    parse_fault,
+    parse_message,
+    parse_part,
+    parse_permission,
+    parse_stored,
+)
 
 IDS = {"id": "prt_1", "messageID": "msg_1", "sessionID": "ses_1"}
 TOOL_STATE = {
@@ -144,3 +152,74 @@ def test_odd_numbers_are_harmless(value: object, expected: int) -> None:
 
     assert message is not None
     assert message.created_ms == expected
+
+
+def nested(depth: int) -> object:
+    value: object = "\ud800"
+    for _ in range(depth):
+        value = [{"\udfff": value}]
+    return value
+
+
+def test_a_tools_input_can_be_stored_printed_and_compared() -> None:
+    """However deep it is, and whatever half characters it has: it is cut, with a mark."""
+    part = parse_part({**IDS, "type": "tool", "state": {"input": {"a": nested(300)}}})
+    request = parse_permission({"id": "per_1", "metadata": {"a": nested(300)}})
+
+    assert isinstance(part, ToolPart)
+    assert request is not None
+    for kept in (part.input, request.metadata):
+        assert "…" in repr(kept)
+        assert "\ufffd" in json.dumps(kept, ensure_ascii=False)
+        json.dumps(kept, ensure_ascii=False).encode()
+
+
+LONG = "x" * 5_000_000
+
+
+def test_names_and_reasons_have_a_length() -> None:
+    """What is shown beside an answer is cut, and says how much of it is left out."""
+    message = parse_message(
+        {
+            "id": "msg_1",
+            "modelID": LONG,
+            "providerID": LONG,
+            "finish": LONG,
+            "error": {"name": LONG},
+        }
+    )
+    tool = parse_part({**IDS, "type": "tool", "tool": LONG, "state": {"title": LONG}})
+    file = parse_part({**IDS, "type": "file", "mime": LONG, "filename": LONG})
+    fault = parse_fault({"name": LONG, "data": {"message": LONG}})
+    issues = parse_fault({"data": {"issues": [{"path": [LONG, 1, []], "message": LONG}] * 1000}})
+
+    for value in (message, tool, file, fault, issues):
+        assert len(repr(value)) < 12_000
+    assert fault.message.endswith("… (4,996,000 more characters)")
+
+
+def test_an_id_has_a_length() -> None:
+    """Ids are compared, kept and sent: what has thousands of characters is none."""
+    assert parse_message({"id": LONG}) is None
+    assert parse_part({**IDS, "type": "text", "messageID": LONG}) is None
+    assert parse_permission({"id": LONG}) is None
+
+
+def test_no_time_count_or_cost_is_negative() -> None:
+    """They are added up and shown."""
+    numbers = {"created": -1, "completed": -5, "input": -7, "output": -1e300}
+    message = parse_message({"id": "msg_1", "time": numbers, "tokens": numbers, "cost": -1.0})
+
+    assert message is not None
+    assert (message.created_ms, message.completed_ms, message.cost) == (0, 0, 0.0)
+    assert message.tokens.total == 0
+
+
+def test_a_message_has_only_so_many_parts() -> None:
+    """One more than a turn may have, so that the turn's limit says it."""
+    parts = [{**IDS, "type": "text", "id": f"prt_{index}"} for index in range(20_000)]
+
+    message = parse_stored({"info": {"id": "msg_1"}, "parts": parts})
+
+    assert message is not None
+    assert len(message.parts) == 10_001
