@@ -39,8 +39,10 @@ def clean_line(text: str, *, limit_chars: int = LINE_LIMIT_CHARS) -> str:
     """Give text as one line that cannot move the cursor or change its reading order.
 
     Control, format (bidi, zero-width) and private characters become a space or go away, runs of
-    white space become one space, and a long line loses its middle.
+    white space become one space, and a long line loses its middle. Takes no longer for megabytes.
     """
+    if len(text) > 16 * limit_chars:
+        text = f"{text[: 8 * limit_chars]} … {text[-8 * limit_chars :]}"
     kept = []
     for char in text:
         if char.isspace() or unicodedata.category(char) == "Cc":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 
 import pytest
 
@@ -69,3 +70,14 @@ def test_log_lines_are_cleaned() -> None:
     error = SandboxLaunchError("it died", step="serve", log_lines=["\x1b[2Jbad", "good"])
 
     assert error.log_lines == ("[2Jbad", "good")
+
+
+def test_a_line_of_megabytes_is_cut_before_it_is_read() -> None:
+    """An error may hold what a hostile server said: its length costs nothing."""
+    text = f"begin {'é' * 100_000_000} end"
+    started = time.monotonic()
+
+    line = clean_line(text)
+
+    assert time.monotonic() - started < 5
+    assert (line[:7], line[-5:], len(line) <= 600) == ("begin é", "é end", True)
