@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from IPython import get_ipython
 from IPython.display import display
 
 from opencode_magic.core.checks import Check
+from opencode_magic.render import words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,10 +60,11 @@ def is_terminal() -> bool:
 
 
 def status_line(status: Status) -> str:
-    """Give the state of the sandbox as one line."""
+    """Give the state of the sandbox as one line, with the time: a saved line stays as it is."""
+    state = f"{status.phase.capitalize()} at {time.strftime('%H:%M:%S')}"
     if status.phase == "down":
-        return "Down: no sandbox is running."
-    parts = [f"{status.phase.capitalize()}: {status.sandbox_name or 'no sandbox'}"]
+        return f"{state}: no sandbox is running."
+    parts = [f"{state}: {status.sandbox_name or 'no sandbox'}"]
     if status.home:
         parts.append(f"{status.home} home")
     if status.is_strict:
@@ -71,8 +74,9 @@ def status_line(status: Status) -> str:
     if status.has_egress_record:
         parts.append(f"{status.egress_allowed} allowed, {status.egress_blocked} blocked")
     if status.turns:
-        turns = "1 turn" if status.turns == 1 else f"{status.turns} turns"
-        parts.append(f"{turns}, {status.tokens} tokens")
+        parts.append(words.plural(status.turns, "turn"))
+    if status.tokens:
+        parts.append(words.tokens(status.tokens))
     if status.error:
         parts.append(status.error)
     return ", ".join(parts)

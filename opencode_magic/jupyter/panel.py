@@ -234,7 +234,7 @@ class _Buttons:
         self.bar.layout.display = "flex" if is_running else "none"
         for name, button in self.by_name.items():
             can_now = {
-                "Prove again": not status.is_turn_running,  # its probes are not the turn's doing
+                "Prove again": not status.is_turn_running,  # the receipt would have gaps
                 "Stop turn": status.is_turn_running,
             }
             button.disabled = not (is_running and can_now.get(name, True))

@@ -211,7 +211,8 @@ def _model_row(status: Status) -> Row:
         line.append(_pill("scripted", "warn"))
     key = "outside, a placeholder stands inside" if status.is_key_outside else "none inside"
     cost = "no cost" if status.is_scripted else words.cost(status.cost)
-    said = f"{words.plural(status.turns, 'turn')}, {words.tokens(status.tokens)}, {cost}"
+    tokens = (words.tokens(status.tokens),) if status.tokens else ()
+    said = ", ".join((words.plural(status.turns, "turn"), *tokens, cost))
     session = [_muted("Session"), Span(said if status.turns else "no turn yet")]
     return Row((*line, _muted("Key"), Span(key), *session))
 

@@ -83,7 +83,7 @@ def destroy(
 
 def still_there(name: str, why: str) -> str:
     """Say that a sandbox may not be gone, and why that is not known."""
-    return f"sandbox {name.removeprefix('ocm-')} may still run until its time is up: {why}"
+    return f"sandbox {name} may still run until its time is up: {why}"
 
 
 def _destroy(connection: Connection, name: str, *, discard: bool, may_restart: bool) -> str | None:

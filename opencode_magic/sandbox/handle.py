@@ -141,7 +141,7 @@ class Sandbox:
 
     def abandon(self) -> None:
         """Leave the sandbox to the launch that made it, failed, and removes it."""
-        self._terminated = Terminated((f"sandbox {self.name.removeprefix('ocm-')}",), ())
+        self._terminated = Terminated((f"sandbox {self.name}",), ())
         self._heartbeat.stop()
 
     def records_since(self, seq: int, *, settle_s: float = 0.0) -> tuple[EgressRecord, ...]:
@@ -279,7 +279,7 @@ class Sandbox:
                 may_restart=True,
             )
         if ended.kept and (not self._is_lost or workspace.has_files(ended.kept)):
-            notes.append(f"the agent's files: {ended.kept}/workspace")
+            notes.append(_files(f"{ended.kept}/workspace"))
         report = _report(self.name, ended, notes)
         if not ended.left or self.home == "local":
             self._terminated = report
@@ -307,7 +307,7 @@ class Sandbox:
         except OpencodeMagicError as exc:
             notes.append(f"not the agent's files: {exc.message}")
         else:
-            notes.append(f"the agent's files: {path}")
+            notes.append(_files(path))
 
     def _beat(self) -> bool:
         """Extend up to the full time limit from now; False ends the heartbeat."""
@@ -353,11 +353,14 @@ class Sandbox:
 
 
 def _report(name: str, ended: ending.Ended, notes: list[str]) -> Terminated:
-    short = name.removeprefix("ocm-")
     if ended.left:
-        notes.append(f"sandbox {short} may still run until its time is up: {ended.left}")
+        notes.append(f"sandbox {name} may still run until its time is up: {ended.left}")
         return Terminated((), tuple(notes))
-    return Terminated((f"sandbox {short}: processes, network, files inside",), tuple(notes))
+    return Terminated((f"sandbox {name}: processes, network, files inside",), tuple(notes))
+
+
+def _files(path: Path | str) -> str:
+    return f"the agent's files, for {workspace.KEPT_FOR_S / 86_400:.0f} days: {path}"
 
 
 def read_log_tail(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -134,10 +135,10 @@ def test_prove(kernel: Kernel) -> None:
 
 
 def test_status(kernel: Kernel) -> None:
-    """``%opencode_status`` is one line and the panel."""
+    """``%opencode_status`` is one line, with its time, and the panel."""
     shown = kernel.run("%opencode_status")
 
-    assert shown.stdout.startswith("Locked: ocm-")
+    assert re.match(r"Locked at \d\d:\d\d:\d\d: ocm-", shown.stdout)
     assert shown.stdout.count("\n") == 1
     assert "demo-model/scripted (scripted)" in shown.stdout
     assert "Locked" in shown.displays[0]["text/plain"]
@@ -194,8 +195,8 @@ def test_the_kernel_is_left_clean(seeded_cache: Path) -> None:
         gone = kernel.run("%opencode_status")
         kept = list((base / "state").rglob("hello.txt"))
 
-    assert "Removed" in down.text
-    assert "Kept" in down.text
+    assert "Removed sandbox ocm-" in down.text
+    assert "Kept the agent's files, for 7 days: " in down.text
     assert [path.parent.name for path in kept] == ["workspace"]
     assert str(kept[0].parent) in down.text
     assert "there was no sandbox" in again.text

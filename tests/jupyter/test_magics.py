@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING
 
@@ -286,7 +287,7 @@ def test_the_cards_of_a_round(loaded: InteractiveShell, capsys: pytest.CaptureFi
 
     assert "Locked" in up
     assert "example.com by name" in proof
-    assert status.startswith("Locked: ocm-quiet-heron, local home, demo-model/scripted (scripted)")
+    assert re.match(r"Locked at [\d:]{8}: ocm-quiet-heron, local home, demo-model/scripted", status)
     assert "the sandbox" in down
     assert magics(loaded).session.status.phase == "down"
 

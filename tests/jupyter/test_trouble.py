@@ -122,7 +122,7 @@ def test_opencode_killed_in_a_turn(up: Kernel) -> None:
 
     assert "%opencode_up" in one_line(asked, "TurnFailed")
     assert "word1" in up.run("print(part.text)").stdout
-    assert status.stdout.startswith("Failed: ")
+    assert status.stdout.startswith("Failed at ")
     assert "Locked" in again.text
     assert up.run(f"%%ask\n{script('say Back.')}").error == ""
 
@@ -158,7 +158,7 @@ def test_opencode_killed_between_turns(up: Kernel) -> None:
     status = up.run("%opencode_status")
 
     assert "%opencode_up" in one_line(asked, asked.error_name)
-    assert status.stdout.startswith("Failed: ")
+    assert status.stdout.startswith("Failed at ")
     assert "Locked" in up.run("%opencode_up").text
 
 

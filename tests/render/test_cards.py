@@ -107,6 +107,7 @@ def test_hosts() -> None:
     """Many hosts are counted, none is said; a session without a turn says that."""
     hosts = tuple(f"h{n}.example" for n in range(6))
     many = _lines(replace(LOCKED, allowed_hosts=hosts, turns=0, egress_blocked=0))
+    stopped = _lines(replace(LOCKED, turns=1, tokens=0))
     none = _lines(replace(LOCKED, allowed_hosts=(), model=""))
 
     assert many[2].startswith(
@@ -114,6 +115,7 @@ def test_hosts() -> None:
     )
     assert "Blocked 0" in many[2]
     assert many[1].endswith("Session no turn yet")
+    assert stopped[1].endswith("Session 1 turn, no cost")
     assert none[2].startswith("May leave nothing")
     assert none[1].startswith("Model none")
 

@@ -121,7 +121,7 @@ def test_work_is_fetched_from_the_cloud(cloud: LaunchRequest) -> None:
     gone = sandbox.terminate()
 
     kept = cloud.settings.state_dir / "kept" / sandbox.name / "workspace.tar.gz"
-    assert gone.kept == (f"the agent's files: {kept}",)
+    assert gone.kept == (f"the agent's files, for 7 days: {kept}",)
     assert kept.stat().st_mode & 0o077 == 0
     with tarfile.open(kept) as archive:
         assert "workspace/notes.md" in archive.getnames()

@@ -199,7 +199,7 @@ def test_work_outlives_a_killed_local_server(local: LaunchRequest, *, keep: bool
 
     local_dir = local.settings.state_dir / "local"
     found = [path.read_text() for path in local_dir.rglob("work.txt")]
-    kept = [Path(line.removeprefix("the agent's files: ")) for line in gone.kept]
+    kept = [Path(line.removeprefix("the agent's files, for 7 days: ")) for line in gone.kept]
     assert gone.removed != ()
     assert [(path / "work.txt").read_text() for path in kept] == ["mine"] * keep
     assert found == ["mine"] * keep
@@ -213,7 +213,7 @@ def test_work_is_kept_when_it_ends(local: LaunchRequest) -> None:
 
     (note,) = sandbox.terminate().kept
 
-    folder = Path(note.removeprefix("the agent's files: "))
+    folder = Path(note.removeprefix("the agent's files, for 7 days: "))
     assert folder.is_relative_to(local.settings.state_dir)
     assert (folder / "notes.md").read_text() == "hello"
 

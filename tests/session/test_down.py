@@ -111,7 +111,7 @@ def test_work_of_a_cloud_sandbox_outlives_an_interrupt(
         assert removed.startswith("removed sandbox ")
         assert not made.session.is_up
         if presses == 1:
-            assert Path(kept.removeprefix("the agent's files: ")).is_file()
+            assert Path(kept.removeprefix("the agent's files, for 7 days: ")).is_file()
         else:
             assert kept == "not the agent's files: interrupted"
 

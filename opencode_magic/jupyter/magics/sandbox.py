@@ -78,7 +78,7 @@ class OpencodeMagics(Magics):
     @magic_arguments()
     @line_magic
     def opencode_status(self, line: str) -> None:
-        """Say in one line how the sandbox is, and show the panel."""
+        """Say in one line how the sandbox is now, and show the panel, which follows it."""
         parse(self.opencode_status, line)
         self.session.is_alive()
         print(cards.status_line(self.session.status))  # noqa: T201 - the cell's text
