@@ -129,13 +129,17 @@ def _line(line: Line, *, gap: str = " ") -> str:
 
 
 def _items(line: Line) -> str:
-    """Give the spans as elements of their own, for a row that keeps them apart."""
-    return " ".join(
-        f"<span>{_span(span)}</span>"
-        if span.form == "text" and span.tone == "plain"
-        else _span(span)
-        for span in line
-    )
+    """Give the spans as elements of their own, each label in one with what it names."""
+    items, label = [], ""
+    for span in line:
+        item = f"{label}{_span(span)}"
+        if span.is_label and span is not line[-1]:
+            label = f"{item} "
+            continue
+        is_bare = span.form == "text" and span.tone == "plain"
+        items.append(f"<span>{item}</span>" if label or is_bare else item)
+        label = ""
+    return " ".join(items)
 
 
 def _span(span: Span) -> str:
@@ -170,7 +174,7 @@ def _steps(steps: Steps) -> str:
         right = _span(Span(item.right, "muted")) if item.right else ""
         rows.append(
             f'<div style="{style.STEP}">{mark}<div style="{style.LABEL}">{label} {detail}</div>'
-            f'<div style="{style.RIGHT}">{right}</div></div>'
+            f'<div style="{style.TIMES}">{right}</div></div>'
         )
     track = ""
     if steps.fraction is not None:
@@ -209,6 +213,7 @@ def _table(table: Table) -> str:
         for row in table.rows
     )
     return (
-        f'<table style="{style.TABLE}"><thead><tr style="{style.TABLE_ROW}">{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
+        f'<div style="{style.WIDE}"><table style="{style.TABLE}">'
+        f'<thead><tr style="{style.TABLE_ROW}">{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
     )

@@ -42,7 +42,6 @@ _SIMPLE_TAGS = {
     "blockquote": ("blockquote", style.QUOTE),
     "bullet_list": ("ul", ""),
     "list_item": ("li", ""),
-    "table": ("table", style.GRID),
     "thead": ("thead", ""),
     "tbody": ("tbody", ""),
     "tr": ("tr", "background:none;"),
@@ -121,6 +120,9 @@ def _tag_html(token: Token) -> str:
         side = str(token.attrs.get("style", "")).removeprefix("text-align:")
         side = side if side in {"center", "right"} else "left"
         return f'<{kind} style="{style.GRID_CELL}{side};">' if token.nesting > 0 else f"</{kind}>"
+    if kind == "table":
+        opening = f'<div style="{style.WIDE}"><table style="{style.GRID}">'
+        return opening if token.nesting > 0 else "</table></div>"
     tag, declarations = _SIMPLE_TAGS[kind]
     if token.nesting < 0:
         return f"</{tag}>"

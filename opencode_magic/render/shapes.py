@@ -20,6 +20,11 @@ class Span:
     tone: Tone = "plain"
     form: Form = "text"
 
+    @property
+    def is_label(self) -> bool:
+        """Whether it names what stands behind it: a label is muted and begins with a capital."""
+        return self.tone == "muted" and self.text[:1].isupper()
+
 
 Line = tuple[Span, ...]
 

@@ -85,8 +85,7 @@ def _row(line: Line) -> str:
     text = ""
     for index, span in enumerate(line):
         before = line[index - 1] if index else span
-        is_labelled = before.tone == "muted" and before.text[:1].isupper()
-        text += ("" if not index else " " if is_labelled else "  ") + _span(span)
+        text += ("" if not index else " " if before.is_label else "  ") + _span(span)
     return text
 
 

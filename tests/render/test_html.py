@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from opencode_magic.render import html
@@ -28,6 +30,14 @@ def test_span(form: Form) -> None:
     assert is_inert(shown)
     assert "&lt;x&gt;" in shown
     assert "&amp;" in shown
+
+
+def test_label() -> None:
+    """A label stays with what it names where a row is broken into lines."""
+    line = (Span("Model", "muted"), Span("a/b"), Span("so far", "muted"), Span("Key", "muted"))
+    bare = re.sub(' style="[^"]*"', "", render_html((Row(line),)))
+
+    assert "<span><span>Model</span> a/b</span> <span>so far</span> <span>Key</span>" in bare
 
 
 def test_fold() -> None:

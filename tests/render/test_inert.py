@@ -42,8 +42,8 @@ def _bare(text: str) -> str:
         ("```mermaid\na\n```", "<pre>a</pre>"),
         (
             "|a|b|\n|-|-|\n|1|2|",
-            "<table><thead><tr><th>a</th><th>b</th></tr></thead>"  # noqa: ISC004 - one text
-            "<tbody><tr><td>1</td><td>2</td></tr></tbody></table>",
+            "<div><table><thead><tr><th>a</th><th>b</th></tr></thead>"  # noqa: ISC004 - one text
+            "<tbody><tr><td>1</td><td>2</td></tr></tbody></table></div>",
         ),
         ("<b>x</b>", "<p>&lt;b&gt;x&lt;/b&gt;</p>"),
         (
