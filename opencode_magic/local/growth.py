@@ -6,6 +6,7 @@ taken it, or given back: then it is counted from there. Source: proc(5).
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ class Hidden:
     """Shared memory, with every page of it."""
     kernel_bytes: int = 0
     """The kernel's own memory: what waits in sockets and pipes, tables of pages, and the like."""
+    tcp_bytes: int = 0
+    """What of it waits in TCP connections, of the whole machine."""
     open_files: int = 0
 
 
@@ -36,8 +39,13 @@ def hidden_now() -> Hidden:
                 memory[name] = int(rest.split()[0]) * 1024
     with suppress(OSError, ValueError, IndexError):
         files = int(Path("/proc/sys/fs/file-nr").read_text().split()[0])
+    tcp = 0
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/net/sockstat").read_text().splitlines():
+            if line.startswith("TCP:"):
+                tcp = int(line.split()[-1]) * os.sysconf("SC_PAGE_SIZE")
     kernel = memory["MemTotal"] - sum(memory[name] for name in _ON_LISTS)
-    return Hidden(memory["Shmem"], max(0, kernel), files)
+    return Hidden(memory["Shmem"], max(0, kernel), tcp, files)
 
 
 class Growth:
@@ -52,10 +60,12 @@ class Growth:
         self._least = least = Hidden(
             min(now.shared_bytes, least.shared_bytes),
             min(now.kernel_bytes, least.kernel_bytes),
+            min(now.tcp_bytes, least.tcp_bytes),
             min(now.open_files, least.open_files),
         )
         return Hidden(
             now.shared_bytes - least.shared_bytes,
             now.kernel_bytes - least.kernel_bytes,
+            now.tcp_bytes - least.tcp_bytes,
             now.open_files - least.open_files,
         )

@@ -65,6 +65,15 @@ def default_memory_bytes() -> int:
     return max(min(2 * GIB, total * 3 // 4), total // 2)
 
 
+def default_connection_bytes() -> int:
+    """Give how much may wait in TCP connections: half of what the kernel lets all have at ease.
+
+    Source: tcp(7), ``tcp_mem``, whose usual value is a share of the memory.
+    """
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(32 * MIB, total // 43)
+
+
 def default_processes() -> int:
     """Give how many processes and threads a sandbox may have: half of what there may be here.
 
@@ -75,10 +84,12 @@ def default_processes() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one sandbox may use. The kernel counts all but the first four, the watchdog those."""
+    """What one sandbox may use. The kernel counts all but the first five, the watchdog those."""
 
     memory_bytes: int = field(default_factory=default_memory_bytes)
     """Memory of all processes together; see `default_memory_bytes`."""
+    connection_bytes: int = field(default_factory=default_connection_bytes)
+    """What waits in TCP connections inside; see `default_connection_bytes`."""
     disk_bytes: int = 20 * GIB
     """Home and temporary folder together."""
     disk_files: int = 2_000_000

@@ -253,9 +253,11 @@ class Keeper:
         """Give the shared memory that each process may hold beyond what its tables show."""
         return self._ask_each("hidden", pids)
 
-    def sockets(self, pids: Sequence[int]) -> int:
-        """Give how many sockets there are inside, whether a process has them open or not."""
-        return int(str(self._ask({"op": "sockets", "pids": list(pids)}).get("sockets", 0)))
+    def waiting_bytes(self) -> Mapping[str, int]:
+        """Give the most that may wait in sockets inside, in those of ``tcp`` and in ``other``."""
+        idle = sum(sock.type == socket.SOCK_STREAM for sock in self.listeners.values())
+        found = self._ask({"op": "waiting", "idle": idle}).get("waiting")
+        return found if isinstance(found, dict) else {}
 
     def open_files(self, pids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
         """Give how many ``files``, and ``sockets`` among them, each process has open."""

@@ -22,9 +22,9 @@ from opencode_magic.local.usage import (
     hidden_bytes,
     open_files,
     proportional_bytes,
-    sockets,
     unseen_files,
     usage,
+    waiting_bytes,
 )
 from opencode_magic.local.wire import MessageReader, WireError, send_message
 
@@ -40,6 +40,7 @@ PACKET_HEAD_BYTES = 128
 
 _WATCHERS = {"instances": 4, "watches": 2}
 """What part of a user's a sandbox gets."""
+_TCP_BUFFER_BYTES = 1 << 20
 _RTM_NEWROUTE = 24
 _REQUEST_ACK_CREATE = 0x1 | 0x4 | 0x400
 _TABLE_LOCAL, _PROTO_STATIC, _SCOPE_HOST, _TYPE_LOCAL = 255, 4, 254, 2
@@ -52,6 +53,7 @@ def main(control_fd: int) -> int:
     control = socket.socket(fileno=control_fd)
     control.set_inheritable(False)
     limit_watchers()
+    limit_buffers()
     families = [socket.AF_INET]
     add_any_ip_route(socket.AF_INET)
     try:
@@ -76,6 +78,20 @@ def limit_watchers() -> None:
                 most = int(host.read()) // part
             with open(f"/proc/sys/user/max_inotify_{name}", "w") as ours:  # noqa: PTH123 - the same
                 ours.write(str(most))
+
+
+def limit_buffers() -> None:
+    """Let a TCP connection inside hold little: all it holds is the machine's memory for TCP.
+
+    Nothing inside is far away: its connections end at the firewall.
+    """
+    for name in ("tcp_rmem", "tcp_wmem"):
+        place = f"/proc/sys/net/ipv4/{name}"
+        with contextlib.suppress(OSError, ValueError):
+            with open(place) as found:  # noqa: PTH123 - light imports
+                least, usual, most = map(int, found.read().split())
+            with open(place, "w") as file:  # noqa: PTH123 - the same
+                file.write(f"{least} {usual} {min(most, _TCP_BUFFER_BYTES)}")
 
 
 def add_any_ip_route(family: int) -> None:
@@ -185,8 +201,8 @@ def _answer(control: socket.socket, message: dict[str, object]) -> None:
         case "unseen":
             unseen = {str(pid): count for pid, count in unseen_files(pids).items()}
             _reply(control, message, {"unseen": unseen})
-        case "sockets":
-            _reply(control, message, {"sockets": sockets(pids)})
+        case "waiting":
+            _reply(control, message, {"waiting": waiting_bytes(int(str(message.get("idle"))))})
         case "open":
             counts = {str(pid): found for pid, found in open_files(pids).items()}
             _reply(control, message, {"open": counts})

@@ -23,6 +23,7 @@ _PIDFD_GETFD = 438
 _IN_MEMORY = (b"/dev/zero ", b"/dev/shm/", b"/tmp/", b"/run/", b"/memfd:", b"/SYSV")
 """How the mappings of files that stand on no disk begin."""
 _ANY_NUMBER = 1 << 20
+_WMEM_DEFAULT = 212_992
 _HIDDEN = 1 << 62
 """What a process is taken to have written that hides how much it was."""
 
@@ -163,19 +164,37 @@ def _shared_mappings(pid: int) -> Iterator[tuple[str, int, int, int]]:
                 yield key, end, int(words[1]) * _KIB, resident
 
 
-def sockets(pids: list[int]) -> int:
-    """Give how many sockets there are in the sandbox's network namespace.
+def waiting_bytes(idle_tcp: int) -> dict[str, int]:
+    """Give the most that may wait in the sockets of this network namespace: ``tcp`` and ``other``.
 
-    Also those that no process has open: on their way, not accepted, or closed with their data
-    still in another's queue. Source: proc(5), ``/proc/net/sockstat``.
+    Also in those that no process has open: on their way, not accepted, or closed with their data
+    still in another's queue. Half as much again as a socket may send, since it takes the last
+    message whole. Source: proc(5), socket(7) and tcp(7); what a program inside may not change.
+
+    Args:
+        idle_tcp: How many of the TCP sockets are known to hold nothing.
     """
-    for pid in pids:
-        with (
-            contextlib.suppress(OSError, ValueError, IndexError),
-            open(f"/proc/{pid}/net/sockstat", "rb") as found,  # noqa: PTH123 - light imports
-        ):
-            return int(found.readline().split()[2])
-    return 0
+    all_sockets, tcp_sockets = 0, 0
+    for name in ("sockstat", "sockstat6"):
+        for line in _lines(f"/proc/self/net/{name}"):
+            match line.split():
+                case ["sockets:", "used", count]:
+                    all_sockets = int(count)
+                case ["TCP:" | "TCP6:", "inuse", count, *_]:
+                    tcp_sockets += int(count)
+    most = {"core/wmem_default": _WMEM_DEFAULT, "ipv4/tcp_rmem": 0, "ipv4/tcp_wmem": 0}
+    for name in most:
+        for line in _lines(f"/proc/sys/net/{name}"):
+            most[name] = int(line.split()[-1])
+    tcp = max(0, tcp_sockets - idle_tcp) * (most["ipv4/tcp_rmem"] + most["ipv4/tcp_wmem"])
+    other = max(0, all_sockets - tcp_sockets) * most["core/wmem_default"]
+    return {"tcp": tcp * 3 // 2, "other": other * 3 // 2}
+
+
+def _lines(place: str) -> list[str]:
+    with contextlib.suppress(OSError), open(place) as file:  # noqa: PTH123 - light imports
+        return file.read().splitlines()
+    return []
 
 
 def open_files(pids: list[int]) -> dict[int, dict[str, int]]:

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 LIMITS = Limits(
     memory_bytes=160 * MIB,
+    connection_bytes=24 * MIB,
     disk_bytes=64 * MIB,
     processes=60,
-    all_open_files=1000,
+    all_open_files=2000,
     open_files=64,
     file_bytes=24 * MIB,
     data_bytes=120 * MIB,
@@ -55,14 +56,18 @@ ATTEMPTS = {
         "eaters(4, 70, behind_first_thread)",
         r"over its limit of \d+ MiB of memory",
     ),
-    "memory in sockets": ("sockets(1200)", r"over its limit of \d+ MiB of memory"),
+    "memory in sockets": ("sockets(1800)", r"over its limit of \d+ MiB of memory"),
     "memory in connections that nobody accepts": (
-        "unaccepted(1200)",
+        "unaccepted(3000)",
         r"over its limit of \d+ MiB of memory",
+    ),
+    "memory in connections": (
+        "connections(60)",
+        r"over its limit of \d+ MiB in connections",
     ),
     "open files": ("[open('/dev/null') for _ in range(200)]", "Too many open files"),
     "open files of several processes": (
-        "openers(40, 50)",
+        "openers(45, 55)",
         r"over its limit of \d+ open files",
     ),
     "one large file": ("fill('/vercel', 40)", "File too large"),
@@ -159,6 +164,15 @@ def unaccepted(count):
                 sock.connect(listener.getsockname())
                 send(sock)
         wait()
+def connections(count):
+    def hold():
+        kept = [socket.create_server(("127.0.0.1", 0), backlog=4096)]
+        for _ in range(20):
+            kept.append(socket.create_connection(kept[0].getsockname()))
+            send(kept[-1])
+            time.sleep(patience_s / 100)
+        time.sleep(60)
+    for made in forked(count // 20, hold): watch(made)
 def sockets(count):
     def hold():
         kept = [end for _ in range(25) for end in socket.socketpair()]

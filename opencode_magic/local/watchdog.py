@@ -12,8 +12,6 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from opencode_magic.errors import OpencodeMagicError
@@ -22,8 +20,8 @@ from opencode_magic.local.start import all_reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from opencode_magic.local.growth import Hidden
     from opencode_magic.local.isolation import Limits
 
 FASTEST_BYTES_S = 2 * 1024**3
@@ -36,7 +34,6 @@ GROWTH_BYTES, GROWTH_FILES = 16 * 1024**2, 5_000
 """Growth beyond the limit that is one more breach; less of it is let be."""
 KERNEL_KILL_S = 2.0
 """Who is killed so soon after the kernel ended a process for the memory was ended by it too."""
-WMEM_DEFAULT_BYTES = 212_992
 _DU_TIMEOUT_S = 120.0
 _MIB = 1024**2
 
@@ -59,7 +56,7 @@ class Process:
 class Breach:
     """A limit was reached and a process was ended for it."""
 
-    kind: Literal["memory", "disk", "files", "open files"]
+    kind: Literal["memory", "disk", "files", "open files", "connections"]
     used: int
     limit: int
     process: Process
@@ -74,23 +71,14 @@ def _over(limit: int, kind: str) -> str:
     most = {
         "files": f"{limit} files of disk",
         "open files": f"{limit} open files",
+        "connections": f"{limit // _MIB} MiB in connections",
         "memory": f"{limit // _MIB} MiB of memory",
     }.get(kind, f"{limit // _MIB} MiB of disk")
     return f"the sandbox is over its limit of {most}"
 
 
-@lru_cache(maxsize=1)
-def socket_bytes() -> int:
-    """Give the most that waits in one socket: half as much again as what it may send.
-
-    A program inside cannot raise that. Source: socket(7), ``wmem_default``; the last message is
-    taken whole.
-    """
-    try:
-        default = int(Path("/proc/sys/net/core/wmem_default").read_text())
-    except (OSError, ValueError):
-        default = WMEM_DEFAULT_BYTES
-    return default * 3 // 2
+def _most(processes: Sequence[Process], held: Mapping[int, int]) -> Process:
+    return max(processes, key=lambda process: held.get(process.pid, 0))
 
 
 class Gauge(Protocol):
@@ -102,8 +90,8 @@ class Gauge(Protocol):
     def shares(self, pids: Sequence[int]) -> Mapping[int, int]:
         """Give each process's share of memory, where it can be known."""
 
-    def sockets(self, pids: Sequence[int]) -> int:
-        """Give how many sockets there are inside, whether a process has them open or not."""
+    def waiting_bytes(self) -> Mapping[str, int]:
+        """Give the most that may wait in sockets inside, in those of ``tcp`` and in ``other``."""
 
     def open_files(self, pids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
         """Give how many ``files``, and ``sockets`` among them, each process has open."""
@@ -186,11 +174,17 @@ class Watchdog:
             self._end(Breach("memory", used, limit, processes[0]))
             return SHORTEST_WAIT_S
         grown = self._growth.now()
-        hidden = grown.shared_bytes + grown.kernel_bytes
+        most = self._gauge.waiting_bytes()
+        connected = min(grown.tcp_bytes, most["tcp"])
+        # Others of the machine may give back meanwhile what sockets here take: never all of it.
+        waiting = max(min(grown.kernel_bytes, most["other"] + connected), most["other"] // 4)
+        hidden = grown.shared_bytes + waiting
         may_hide = used + hidden > limit
-        if may_hide and self._end_who_hides(processes, grown):
-            return SHORTEST_WAIT_S
-        if grown.open_files > self._limits.all_open_files and self._end_who_opens(processes):
+        if (
+            self._end_who_connects(processes, connected)
+            or (may_hide and self._end_who_hides(processes, grown.shared_bytes, waiting))
+            or self._end_who_opens(processes, grown.open_files)
+        ):
             return SHORTEST_WAIT_S
         self._look_at_disk(processes)
         self._written = {process.pid: process.written_bytes for process in processes}
@@ -213,7 +207,7 @@ class Watchdog:
                 return ""
             return f"ended by the kernel: {_over(self._limits.memory_bytes, 'memory')}"
 
-    def _end_who_hides(self, processes: Sequence[Process], grown: Hidden) -> bool:
+    def _end_who_hides(self, processes: Sequence[Process], shared: int, waiting: int) -> bool:
         """End who holds most memory that its tables do not show, where that is too much.
 
         Pages of a shared mapping stay when a process drops them from its tables; what waits in a
@@ -221,33 +215,44 @@ class Watchdog:
         """
         pids = [process.pid for process in processes]
         hidden = self._gauge.hidden_bytes(pids)
-        shared = min(grown.shared_bytes, sum(hidden.values()))
-        waiting = min(grown.kernel_bytes, self._gauge.sockets(pids) * socket_bytes())
+        shared = min(shared, sum(hidden.values()))
         limit = self._limits.memory_bytes
         if sum(process.memory_bytes for process in processes) + shared + waiting <= limit:
             return False
         total = self._used_with_shared_once(processes) + shared + waiting
         if total <= limit:
             return False
-        if waiting > shared:
-            held = {pid: found["sockets"] for pid, found in self._gauge.open_files(pids).items()}
-        else:
-            held = dict(hidden)
-        most = max(processes, key=lambda process: held.get(process.pid, 0))
-        self._end(Breach("memory", total, limit, most))
+        held = self._open(processes, "sockets") if waiting > shared else hidden
+        self._end(Breach("memory", total, limit, _most(processes, held)))
         return True
 
-    def _end_who_opens(self, processes: Sequence[Process]) -> bool:
+    def _end_who_connects(self, processes: Sequence[Process], waiting: int) -> bool:
+        """End who has most sockets, where too much waits in TCP connections.
+
+        The kernel has one limit for all of them on a machine.
+        """
+        limit = self._limits.connection_bytes
+        if waiting <= limit:
+            return False
+        most = _most(processes, self._open(processes, "sockets"))
+        self._end(Breach("connections", waiting, limit, most))
+        return True
+
+    def _end_who_opens(self, processes: Sequence[Process], grown: int) -> bool:
         """End who has most files open, where the sandbox has too many."""
         limit = self._limits.all_open_files
-        found = self._gauge.open_files([process.pid for process in processes])
-        held = {pid: counts["files"] for pid, counts in found.items()}
+        if grown <= limit:
+            return False
+        held = self._open(processes, "files")
         total = sum(held.values())
         if total <= limit:
             return False
-        most = max(processes, key=lambda process: held.get(process.pid, 0))
-        self._end(Breach("open files", total, limit, most))
+        self._end(Breach("open files", total, limit, _most(processes, held)))
         return True
+
+    def _open(self, processes: Sequence[Process], kind: str) -> Mapping[int, int]:
+        found = self._gauge.open_files([process.pid for process in processes])
+        return {pid: counts[kind] for pid, counts in found.items()}
 
     def _used_with_shared_once(self, processes: Sequence[Process]) -> int:
         shares = self._gauge.shares([process.pid for process in processes])

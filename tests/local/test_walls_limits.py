@@ -13,6 +13,13 @@ from tests.local import readable
 from tests.local.servers import processes_with, wait_for
 
 NAME = "om-outlives-7c1e"
+UP = """
+import fcntl, os, socket, struct, sys
+with socket.socket() as sock:
+    fcntl.ioctl(sock, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS: up
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""A new network has a loopback that is down: brings it up, then runs what it is given."""
 
 
 def without_walls(source: str, folder: str) -> str:
@@ -25,7 +32,7 @@ def without_walls(source: str, folder: str) -> str:
         "--mount",
         "--net",
         "--",
-        readable.open_python(),
+        *(readable.open_python(), "-I", "-c", UP),
     ]
     folders = dict.fromkeys(walls_limits.FOLDERS, folder)
     argv += ["-I", "-c", walls_limits.PROGRAM, *walls_limits.arguments(source, folders, 0.1)]

@@ -47,6 +47,11 @@ def not_accepted():
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(kept[0].getsockname())
         send(sock)
+def connections():
+    if not kept:
+        kept.append(socket.create_server(("127.0.0.1", 0), backlog=4096))
+    kept.append(socket.create_connection(kept[0].getsockname()))
+    send(kept[-1])
 def from_closed():
     kept.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     kept[-1].bind("")
@@ -280,9 +285,36 @@ def test_memory_in_sockets_is_limited(manner: str) -> None:
         assert code == 137
         assert "was ended: the sandbox is over its limit of 200 MiB of memory" in said
         assert most < 600 * MIB
-        assert eventually(lambda: count_sockets(made) < 100, timeout_s=5)
+        assert eventually(lambda: made.keeper.waiting_bytes()["other"] < 100 * MIB, timeout_s=5)
         quiet.signal(9)
         assert made.run("echo", "on") == (0, "on\n")
+
+
+def test_memory_in_connections_is_limited() -> None:
+    """The machine's memory for TCP is everybody's: a sandbox may take a part of it."""
+    with keepers.sandbox(Limits(connection_bytes=40 * MIB)) as made:
+        eater = made.start("python3", "-c", SOCKETS, "connections")
+        code = eater.wait(30)
+        said = b"".join(output.data for output in eater.outputs()).decode()
+
+        assert code == 137
+        assert "was ended: the sandbox is over its limit of 40 MiB in connections" in said
+        assert made.run("echo", "on") == (0, "on\n")
+
+
+def test_a_connection_holds_little() -> None:
+    """One connection takes no more than two megabytes of the machine's memory at most."""
+    source = (
+        "import socket\n"
+        "with socket.create_server(('127.0.0.1', 0)) as server:\n"
+        "    sock, sent = socket.create_connection(server.getsockname()), 0\n"
+        "    sock.settimeout(0.5)\n"
+        "    try:\n"
+        "        while True: sent += sock.send(bytes(100_000))\n"
+        "    except TimeoutError: print(sent < 2_000_000)\n"
+    )
+    with keepers.sandbox() as made:
+        assert made.run("python3", "-c", source) == (0, "True\n")
 
 
 def test_open_files_of_all_processes_are_limited() -> None:
@@ -305,10 +337,6 @@ def test_open_files_of_all_processes_are_limited() -> None:
 
 def breached(made: keepers.Sandbox) -> bool:
     return bool(made.keeper.breaches)
-
-
-def count_sockets(made: keepers.Sandbox) -> int:
-    return made.keeper.sockets([process.pid for process in made.keeper.processes()])
 
 
 def count_open(made: keepers.Sandbox) -> int:
