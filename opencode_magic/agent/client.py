@@ -12,6 +12,7 @@ import socket
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import httpx
@@ -20,6 +21,7 @@ from opencode_magic.agent.answers import AS_IT_IS, json_of, lost, read_answer, r
 from opencode_magic.agent.transport import BoundedTransport, within
 from opencode_magic.core.opencode import USERNAME
 from opencode_magic.core.stored import (
+    as_id,
     as_list,
     as_object,
     as_text,
@@ -45,6 +47,11 @@ STREAM_SILENCE_S = 30.0
 """OpenCode sends a heartbeat every 10 s; after three missing ones the connection is dead."""
 MESSAGES_LIMIT = 50
 PAGES_LIMIT = 40
+STORED_LIMIT_BYTES = 128 * 1024 * 1024
+STORED_LIMIT_PARTS = 20_000
+"""All pages together: twice what a turn may have."""
+CHILDREN_LIMIT = REQUESTS_LIMIT = 2_001
+"""One more than a turn may have, so that the turn's own limit says it."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
@@ -228,11 +235,17 @@ class AgentClient:
     def _pages(self, session_id: str, after_id: str) -> tuple[Message, ...]:
         found: list[Message] = []
         cursor = ""
+        room_bytes, room_parts = STORED_LIMIT_BYTES, STORED_LIMIT_PARTS
         for _ in range(PAGES_LIMIT):
             params = {"limit": str(MESSAGES_LIMIT), **({"before": cursor} if cursor else {})}
             answer = self._page(session_id, params)
-            page = [parse_stored(item) for item in as_list(json_of(answer))]
-            found = [message for message in page if message is not None] + found
+            items = islice(as_list(json_of(answer)), MESSAGES_LIMIT)
+            page = [message for message in map(parse_stored, items) if message is not None]
+            found = page + found
+            room_bytes -= len(answer.body)
+            room_parts -= sum(len(message.parts) for message in page)
+            if room_bytes < 0 or room_parts < 0:
+                raise AgentConnectionError("the stored messages are more than can be read")
             cursor = answer.headers.get("x-next-cursor", "")
             if not cursor or (after_id and found and found[0].message_id <= after_id):
                 break
@@ -243,7 +256,7 @@ class AgentClient:
         params = {"limit": "1"}
         found = as_list(json_of(self._page(session_id, params)))
         infos = (as_object(as_object(message).get("info")) for message in found)
-        return max((as_text(info.get("id")) for info in infos), default="")
+        return max((as_id(info.get("id")) for info in infos), default="")
 
     def _page(self, session_id: str, params: Mapping[str, str]) -> Answer:
         path = f"/session/{path_id(session_id)}/message"
@@ -261,11 +274,13 @@ class AgentClient:
     def children(self, session_id: str) -> frozenset[str]:
         """Give the sessions that sub-agents of this one work in."""
         found = as_list(self._call("GET", f"/session/{path_id(session_id)}/children"))
-        return frozenset(as_text(as_object(child).get("id")) for child in found)
+        first = islice(found, CHILDREN_LIMIT)
+        return frozenset(as_id(as_object(child).get("id")) for child in first)
 
     def permissions(self) -> tuple[PermissionRequest, ...]:
         """Give the requests that nobody answered, of all sessions; some may be stale."""
-        found = (parse_permission(item) for item in as_list(self._call("GET", "/permission")))
+        first = islice(as_list(self._call("GET", "/permission")), REQUESTS_LIMIT)
+        found = (parse_permission(item) for item in first)
         return tuple(request for request in found if request is not None)
 
     def reply_permission(self, request_id: str, reply: PermissionReply) -> None:

@@ -29,6 +29,14 @@ class Posted:
 
 
 @dataclass(frozen=True, slots=True)
+class Halt:
+    """Why we stopped a turn: as one line, empty for the user's wish, and what to do next."""
+
+    reason: str = ""
+    next_step: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What was asked, and when."""
 
@@ -50,7 +58,7 @@ def turn_at_end(
     conversation: Conversation,
     posted: Posted | None,
     *,
-    reason: str | None,
+    halt: Halt | None,
     refused: PermissionRequest | None,
     ended_ms: int,
 ) -> Turn:
@@ -60,16 +68,15 @@ def turn_at_end(
         asked: What was asked.
         conversation: What is known of it.
         posted: How the POST returned; None where it did not.
-        reason: Why we stopped it: empty for the user's wish, one line for a limit; None where we
-            did not.
+        halt: Why we stopped it; None where we did not.
         refused: The permission request that was rejected last.
         ended_ms: When it ended.
     """
-    state, error, next_step = _outcome(conversation, posted, reason, refused)
+    state, error, next_step = _outcome(conversation, posted, halt, refused)
     turn = replace(
         _turn(asked, conversation, state), error=error, next_step=next_step, ended_ms=ended_ms
     )
-    if state != "failed" or reason is not None:
+    if state != "failed" or halt is not None:
         return turn
     last = turn.messages[-1:]
     return replace(turn, fault=(last[0].fault if last else None) or conversation.fault)
@@ -94,6 +101,10 @@ NEXT_ASK_AGAIN = "ask again, or launch with another model: %opencode_up --model 
 NEXT_AFTER_LIMIT = (
     "wait and ask again, or launch anew: %opencode_down, then %opencode_up --model NAME"
 )
+NEXT_AFTER_GROWTH = (
+    "ask for less at once; where the agent should not have sent so much, launch anew: "
+    "%opencode_down, then %opencode_up"
+)
 
 Outcome = tuple["TurnState", str, str]
 """The state, one line about it, and the next step."""
@@ -102,12 +113,12 @@ Outcome = tuple["TurnState", str, str]
 def _outcome(
     conversation: Conversation,
     posted: Posted | None,
-    reason: str | None,
+    halt: Halt | None,
     refused: PermissionRequest | None,
 ) -> Outcome:
-    if reason:
-        return "failed", reason, NEXT_AFTER_LIMIT
-    if reason is not None:
+    if halt is not None and halt.reason:
+        return "failed", halt.reason, halt.next_step
+    if halt is not None:
         return "stopped", "" if posted else "the agent server did not confirm the stop", ""
     if posted is not None and posted.error is not None:
         return "failed", *explain_error(posted.error, conversation.fault)

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from opencode_magic.agent.client import CHILDREN_LIMIT
 from opencode_magic.core.events import (
     Connected,
     Event,
@@ -51,8 +52,9 @@ class Subscription:
     after_id: str
     """Stored messages up to this one are not read again after a lost stream."""
     children: frozenset[str]
-    deliver: Callable[[Item], None]
-    """Called in the reader's thread; must return soon and not raise."""
+    offer: Callable[[Item], bool]
+    """Called in the reader's thread; must return soon and not raise. False is no room: the reader
+    offers it again until it is taken, and reads nothing meanwhile."""
 
 
 class EventReader:
@@ -135,7 +137,7 @@ class EventReader:
     def _lose(self, error: AgentError) -> None:
         self._error = error.message
         for subscription in self._listeners():
-            subscription.deliver(StreamLost(error.message))
+            self._deliver(subscription, StreamLost(error.message))
 
     def _read(self) -> None:
         decoder = EventDecoder()
@@ -166,21 +168,27 @@ class EventReader:
         for subscription in self._listeners():
             if isinstance(event, SessionCreated):
                 known = {subscription.session_id, *subscription.children}
-                if event.parent_id in known:
+                if event.parent_id in known and len(known) <= CHILDREN_LIMIT:
                     subscription.children |= {event.session_id}
-                    subscription.deliver(event)
+                    self._deliver(subscription, event)
             elif (
                 session_id == subscription.session_id
                 or session_id in subscription.children
                 or (isinstance(event, SessionFaulted) and not session_id)
             ):
-                subscription.deliver(event)
+                self._deliver(subscription, event)
+
+    def _deliver(self, subscription: Subscription, item: Item) -> None:
+        while not (subscription.offer(item) or self._is_closed.is_set()):
+            with self._lock:
+                if subscription not in self._subscriptions.values():
+                    return
 
     def _resync(self) -> None:
         for subscription in self._listeners():
             for event in self._missed(subscription):
-                subscription.deliver(event)
-            subscription.deliver(StreamBack())
+                self._deliver(subscription, event)
+            self._deliver(subscription, StreamBack())
 
     def _missed(self, subscription: Subscription) -> list[Event]:
         """Read what the server has stored of a session and its sub-agents."""
@@ -189,7 +197,8 @@ class EventReader:
             found = self._client.children(session_id)
         except AgentApiError:
             found = frozenset()
-        subscription.children |= found
+        if len(subscription.children) <= CHILDREN_LIMIT:
+            subscription.children |= found
         events: list[Event] = [SessionCreated(child, session_id) for child in sorted(found)]
         busy_ids = self._client.busy_sessions()
         messages = self._client.messages(session_id, after_id=subscription.after_id)

@@ -10,24 +10,36 @@ import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
+from opencode_magic.agent.answering import Answering, Approver
+from opencode_magic.agent.client import MESSAGES_TIMEOUT_S
 from opencode_magic.agent.gate import Gate
-from opencode_magic.agent.outcome import Asked, Posted, duration, gone, turn_at_end, turn_so_far
+from opencode_magic.agent.growth import Growth
+from opencode_magic.agent.inbox import Inbox
+from opencode_magic.agent.outcome import (
+    NEXT_AFTER_GROWTH,
+    NEXT_AFTER_LIMIT,
+    Asked,
+    Halt,
+    Posted,
+    duration,
+    gone,
+    turn_at_end,
+    turn_so_far,
+)
 from opencode_magic.agent.reader import StreamBack, StreamLost, Subscription, busy
-from opencode_magic.core.conversation import Conversation, join_deltas, reduce
-from opencode_magic.core.events import Event, Resynced
-from opencode_magic.core.limits import Budget, exceeded
-from opencode_magic.core.permissions import REJECT, PermissionReply
-from opencode_magic.errors import AgentApiError, AgentConnectionError, AgentError
+from opencode_magic.core.conversation import Conversation
+from opencode_magic.core.events import Resynced
+from opencode_magic.core.limits import Budget, GrowthLimits, exceeded, over
+from opencode_magic.errors import AgentConnectionError, AgentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opencode_magic.agent.client import AgentClient
-    from opencode_magic.agent.reader import EventReader, Item
-    from opencode_magic.core.parts import PermissionRequest, Turn
+    from opencode_magic.agent.reader import EventReader
+    from opencode_magic.core.parts import Turn
     from opencode_magic.core.prompt import Prompt
 
 READY_TIMEOUT_S = 10.0
@@ -37,6 +49,8 @@ IDLE_WAIT_S = 0.25
 ABORT_EVERY_S = 0.1
 WARM_UP_S = 2.5
 """In its first prompt a server answers an abort only after it has warmed up."""
+STORED_AT_STOP_S = 5.0
+"""How long the stored messages are waited for once the user wants the turn to end."""
 STUCK_S = 5.0
 GONE_S = 3.0
 
@@ -48,13 +62,6 @@ class View(Protocol):
         """Show the turn as it is now; the last call has ``is_final``."""
 
 
-class Approver(Protocol):
-    """Decides about what the agent asks leave for."""
-
-    def decide(self, request: PermissionRequest) -> PermissionReply | None:
-        """Give the reply; None, no answer, is a refusal. May take as long as it takes."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnOptions:
     """What can be chosen about a turn."""
@@ -63,6 +70,7 @@ class TurnOptions:
     """``provider/model``, shown until the server has said it."""
     is_scripted: bool = False
     budget: Budget = field(default_factory=Budget)
+    limits: GrowthLimits = field(default_factory=GrowthLimits)
     retry_wait_s: float = 120.0
     """A provider that asks to wait longer than this ends the turn."""
     lost_s: float = 60.0
@@ -113,12 +121,12 @@ def run_turn(
     reader.wait_ready(timeout_s=READY_TIMEOUT_S)
     after_id = client.last_message_id(session_id)
     children = client.children(session_id)
-    subscription = Subscription(session_id, after_id, children, crank.items.put)
+    subscription = Subscription(session_id, after_id, children, crank.inbox.offer)
     reader.subscribe(subscription)
     try:
         if session_id in client.busy_sessions():
             raise busy(session_id)
-        crank.conversation = Conversation(session_id, after_id, children=children)
+        crank.begin(Conversation(session_id, after_id, children=children))
         return crank.run()
     finally:
         reader.unsubscribe(subscription)
@@ -136,49 +144,56 @@ class _Crank:
         approver: Approver,
         options: TurnOptions,
     ) -> None:
-        self.conversation = Conversation(session_id)
         self.on_stuck: Callable[[], None] | None = None
         self.stop_asked: threading.Event | None = None
-        self.items: SimpleQueue[Item | Posted] = SimpleQueue()
+        self.inbox = Inbox()
         self._client = client
         self._session_id = session_id
         self._prompt = prompt
         self._view = view
-        self._approver = approver
         self._options = options
+        self._growth = Growth(Conversation(session_id), options.limits)
         self._posted: Posted | None = None
         self._gate = Gate()
         self._cut: Posted | None = None
         self._seen_alive = 0.0
         self._next_look = 0.0
-        self._answered: set[str] = set()
-        self._refused: PermissionRequest | None = None
+        self._answering = Answering(client, approver)
         self._lost_since: float | None = None
         self._last_frame = 0.0
         self._started = time.monotonic()
         self._asked = Asked(session_id, prompt.text, options.model, options.is_scripted, _now_ms())
         self._was_warm = client.is_warm
 
+    @property
+    def conversation(self) -> Conversation:
+        """What is known of the turn."""
+        return self._growth.conversation
+
+    def begin(self, conversation: Conversation) -> None:
+        """Start from here."""
+        self._growth = Growth(conversation, self._options.limits)
+
     def run(self) -> Turn:
         threading.Thread(target=self._post, name="opencode-prompt", daemon=True).start()
         try:
             self._view.show(self._so_far())
-            reason = self._follow()
-            if reason is not None:
+            halt = self._follow()
+            if halt is not None:
                 self._abort(self._grace_s())
-            self._settle()
+            self._settle(MESSAGES_TIMEOUT_S if halt is None else STORED_AT_STOP_S)
         except BaseException as error:
             self._stop_and_show(is_interrupt=isinstance(error, KeyboardInterrupt))
             raise
-        return self._show_last(reason)
+        return self._show_last(halt or self._overgrown())
 
-    def _show_last(self, reason: str | None) -> Turn:
+    def _show_last(self, halt: Halt | None) -> Turn:
         """Show the last frame; an Interrupt meanwhile goes on once it is shown."""
         try:
-            turn = self._ended(reason)
+            turn = self._ended(halt)
             self._view.show(turn, is_final=True)
         except KeyboardInterrupt:
-            self._view.show(self._ended(reason), is_final=True)
+            self._view.show(self._ended(halt), is_final=True)
             raise
         return turn
 
@@ -193,27 +208,39 @@ class _Crank:
             posted = Posted(None, AgentConnectionError(f"sending the prompt failed: {error!r}"))
         else:
             posted = Posted(message)
-        self.items.put(posted)
+        self.inbox.post(posted)
 
-    def _follow(self) -> str | None:
+    def _follow(self) -> Halt | None:
         """Crank until the POST has returned.
 
         Returns:
-            None where it has; else why the turn must be stopped before: empty for a wish to stop,
-            one line for a limit.
+            None where it has; else why the turn must be stopped before.
         """
         while self._posted is None:
             self._frame(IDLE_WAIT_S)
-            if self.stop_asked is not None and self.stop_asked.is_set():
-                return ""
-            if self._posted is None and (problem := self._problem()):
-                return problem
+            if self._is_stop_asked:
+                return Halt()
+            if self._posted is None and (halt := self._problem()):
+                return halt
         return None
+
+    @property
+    def _is_stop_asked(self) -> bool:
+        return self.stop_asked is not None and self.stop_asked.is_set()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._is_stop_asked or self._overgrown() is not None
 
     def _frame(self, wait_s: float) -> None:
         """Take what comes in until the next frame is due, reduce it, and show it once."""
-        events: list[Event] = []
-        for item in self._arrived(wait_s):
+        due_s = self._last_frame + self._options.frame_s
+        found = [] if self._growth.is_behind else self.inbox.collect(wait_s, due_s=due_s)
+        if self.inbox.posted and not (found or self._cut or self._posted):
+            self._take_posted(self.inbox.posted)
+        if found:
+            self._last_frame = time.monotonic()
+        for item, chars in found:
             if isinstance(item, Posted):
                 self._take_posted(item)
             elif isinstance(item, StreamLost):
@@ -221,58 +248,24 @@ class _Crank:
             elif isinstance(item, StreamBack):
                 self._lost_since = None
             else:
-                events.append(item)
+                self._growth.add(item, chars)
         self._look_after_cut()
-        if not events:
-            return
-        before = self.conversation
-        for event in join_deltas(events):
-            self.conversation = reduce(self.conversation, event)
-        if self.conversation is not before:
+        if self._growth.work():
             self._view.show(self._so_far())
-        self._answer_requests()
+        self._answering.answer_all(self.conversation, is_over=lambda: self._is_over)
 
-    def _arrived(self, wait_s: float) -> list[Item | Posted]:
-        """Wait for a first item, then take what comes until the next frame is due."""
-        try:
-            found = [self.items.get(timeout=wait_s)]
-        except Empty:
-            return []
-        due = self._last_frame + self._options.frame_s
-        with contextlib.suppress(Empty):
-            while not isinstance(found[-1], Posted) and (left_s := due - time.monotonic()) > 0:
-                found.append(self.items.get(timeout=left_s))
-        # What waits already goes into this frame too; what comes meanwhile into the next one.
-        found += [self.items.get_nowait() for _ in range(self.items.qsize())]
-        self._last_frame = time.monotonic()
-        return found
+    def _problem(self) -> Halt | None:
+        """Say why the turn cannot go on; None while it can."""
+        reason = self._over_limit()
+        return Halt(reason, NEXT_AFTER_LIMIT) if reason else self._overgrown()
 
-    def _answer_requests(self) -> None:
-        for question in self.conversation.questions:
-            if question not in self._answered:
-                self._answered.add(question)
-                with contextlib.suppress(AgentError):
-                    self._client.reject_question(question)
-        for request in self.conversation.permissions:
-            if request.request_id not in self._answered:
-                self._answered.add(request.request_id)
-                self._answer(request)
+    def _overgrown(self) -> Halt | None:
+        reason = self._growth.problem
+        if not reason and self._answering.count > self._options.limits.requests:
+            reason = over(self._options.limits.requests, "requests for leave")
+        return Halt(reason, NEXT_AFTER_GROWTH) if reason else None
 
-    def _answer(self, request: PermissionRequest) -> None:
-        reply: PermissionReply | None = None
-        try:
-            reply = self._approver.decide(request)
-        finally:
-            # Also where deciding was interrupted or failed: no answer is a refusal.
-            reply = reply or REJECT
-            if reply.kind == "reject":
-                self._refused = request
-            # Another client may have answered first, and then it does not exist any more.
-            with contextlib.suppress(AgentApiError):
-                self._client.reply_permission(request.request_id, reply)
-
-    def _problem(self) -> str:
-        """Say why the turn cannot go on, as one line; empty while it can."""
+    def _over_limit(self) -> str:
         now = time.monotonic()
         retry = self.conversation.retry
         if retry is not None:
@@ -315,7 +308,7 @@ class _Crank:
         last = self.conversation.answers[-1:]
         return Posted(last[0]) if last and last[0].completed_ms else None
 
-    def _settle(self) -> None:
+    def _settle(self, timeout_s: float) -> None:
         """Take the last events, then bring the messages in line with what the server stored."""
         if self._posted is None:
             return
@@ -323,12 +316,14 @@ class _Crank:
         if not self._posted.is_cut:
             while self.conversation.activity != "idle" and time.monotonic() < until:
                 self._frame(max(0.01, until - time.monotonic()))
-        with contextlib.suppress(AgentError):
-            self._reconcile()
+        if not self._growth.problem:
+            with contextlib.suppress(AgentError):
+                self._reconcile(timeout_s)
 
-    def _reconcile(self) -> None:
-        messages = self._client.messages(self._session_id, after_id=self.conversation.after_id)
-        self.conversation = reduce(self.conversation, Resynced(self._session_id, messages))
+    def _reconcile(self, timeout_s: float = MESSAGES_TIMEOUT_S) -> None:
+        after_id = self.conversation.after_id
+        messages = self._client.messages(self._session_id, after_id=after_id, timeout_s=timeout_s)
+        self._growth.take_stored(Resynced(self._session_id, messages))
 
     def _grace_s(self) -> float:
         return self._options.stop_grace_s + (0.0 if self._was_warm else WARM_UP_S)
@@ -370,20 +365,20 @@ class _Crank:
         with contextlib.suppress(KeyboardInterrupt):
             if self._posted is None:
                 self._abort(self._grace_s())
-            self._settle()
+            self._settle(STORED_AT_STOP_S)
         if is_interrupt:
-            self._show_last("")
+            self._show_last(Halt())
 
     def _so_far(self) -> Turn:
         return turn_so_far(self._asked, self.conversation)
 
-    def _ended(self, reason: str | None) -> Turn:
+    def _ended(self, halt: Halt | None) -> Turn:
         return turn_at_end(
             self._asked,
             self.conversation,
             self._posted,
-            reason=reason,
-            refused=self._refused,
+            halt=halt,
+            refused=self._answering.refused,
             ended_ms=_now_ms(),
         )
 

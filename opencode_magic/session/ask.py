@@ -18,7 +18,8 @@ from opencode_magic.session.reply import Reply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opencode_magic.agent.turn import Approver, View
+    from opencode_magic.agent.answering import Approver
+    from opencode_magic.agent.turn import View
     from opencode_magic.core.conversation import PermissionRequest, Turn
     from opencode_magic.core.permissions import PermissionReply
     from opencode_magic.core.prompt import Prompt

@@ -57,6 +57,9 @@ class HostileServer:
 
     def __init__(self) -> None:
         self.closing = threading.Event()
+        self.last_info: dict[str, object] = {"id": "msg_9", "role": "user"}
+        """What the turn's POST answers; the user's own message is what it is after an abort."""
+        self.prompted = threading.Event()
         self.aborted = threading.Event()
         self.requests: list[tuple[str, str]] = []
         self.heads: list[str] = []
@@ -89,15 +92,22 @@ class HostileServer:
         self.stream(())
 
     def stream(self, speech: Iterable[bytes]) -> None:
-        """Send this after the stream has connected, then stay silent."""
+        """Connect, wait for the prompt, send this, then stay silent."""
 
         def speak() -> Speech:
             yield head(kind="text/event-stream")
             yield events(CONNECTED)
+            while not self.prompted.is_set():
+                yield b""
             yield from speech
             yield from ENDLESS(b"")
 
         self.on("GET", "/event", speak)
+
+    def finish(self) -> None:
+        """End the turn as an honest server does."""
+        self.last_info = {"id": "msg_9", "role": "assistant", "finish": "stop"}
+        self.aborted.set()
 
     def close(self) -> None:
         """Stop speaking, in the middle of a word where it is."""
@@ -108,10 +118,11 @@ class HostileServer:
             thread.join(10)
 
     def _until_aborted(self) -> Speech:
+        self.prompted.set()
         yield head()
         while not self.aborted.is_set():
             yield b""
-        yield json.dumps({"info": {"id": "msg_9", "role": "user"}}).encode()
+        yield json.dumps({"info": self.last_info}).encode()
 
     def _abort(self) -> Speech:
         self.aborted.set()
