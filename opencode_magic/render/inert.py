@@ -37,6 +37,11 @@ MARKS_LIMIT = 1_000
 
 _MARKS = re.compile(r"[\[\]*_`~<!&]")
 _DEEP = re.compile(r"^(?:[ \t]*(?:>|[*+-](?=[ \t])|\d{1,9}[.)](?=[ \t]))){24}", re.MULTILINE)
+_FROM_THE_RIGHT = re.compile(
+    r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
+)
+"""Letters of Hebrew, Arabic and other scripts that are read from the right."""
+_OWN_DIRECTION = re.compile(r"<(p|ul|ol|blockquote|th|td)(?=[ >])")
 _SIMPLE_TAGS = {
     "paragraph": ("p", ""),
     "blockquote": ("blockquote", style.QUOTE),
@@ -69,13 +74,16 @@ def markdown_html(text: str, *, is_draft: bool = False) -> str:
 
 def plain_html(text: str) -> str:
     """Give inert HTML for text that is shown as it stands, its lines wrapped."""
-    return f'<div style="{style.TAIL}">{markup_text(text)}</div>' if text else ""
+    direction = ' dir="auto"' if _FROM_THE_RIGHT.search(text) else ""
+    return f'<div{direction} style="{style.TAIL}">{markup_text(text)}</div>' if text else ""
 
 
 def _chunk_html(chunk: str, budget: Budget | None) -> str:
     if not _is_readable(chunk):
         return plain_html(chunk)
     html = "".join(_blocks_html(_reader.parse(chunk), budget))
+    if _FROM_THE_RIGHT.search(chunk):
+        html = _OWN_DIRECTION.sub(r'<\1 dir="auto"', html)
     return html if is_inert(html) else plain_html(chunk)
 
 

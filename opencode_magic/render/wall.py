@@ -31,6 +31,7 @@ _PROPERTY_NAMES = (
 )
 _PROPERTIES = frozenset(_PROPERTY_NAMES.split())
 _VALUE = re.compile(r"(?:[a-z0-9 #%.,-]|(?:rgba|var|color-mix)\(|\)|currentColor)+\Z")
+_DIRECTED = ("p", "ul", "ol", "blockquote", "th", "td", "div")
 _FIXED = {
     ("a", "target"): frozenset({"_blank"}),
     ("a", "rel"): frozenset({"noopener noreferrer nofollow"}),
@@ -38,6 +39,7 @@ _FIXED = {
     ("div", "class"): frozenset({ROOT_CLASS}),
     ("p", "role"): frozenset({"heading"}),
     ("p", "aria-level"): frozenset("123456"),
+    **{(tag, "dir"): frozenset({"auto"}) for tag in _DIRECTED},
 }
 
 

@@ -36,6 +36,7 @@ show(blocks.down_blocks(s.DOWN)); show(blocks.error_blocks(s.NO_NAMESPACES))
 heads = [f"column {{n}}" for n in range(9)]
 rows = ["|".join(heads), "|".join(["---"] * 9), "|".join(["some words in a cell"] * 9)]
 show([Answer((Prose("\\n".join(rows)),))])
+show([Answer((Prose("שלום עולם!\\n\\nhello, עולם!"),))])
 """
 
 CUT_OFF = """() => {
@@ -123,3 +124,13 @@ def test_narrow(cards: LabPage) -> None:
 def test_contrast(cards: LabPage) -> None:
     """Every word stands out from what is behind it."""
     assert "\n".join(cards.page.evaluate(FAINT)) == ""
+
+
+def test_direction(cards: LabPage) -> None:
+    """Each paragraph is read from the side that its own script is read from."""
+    paragraphs = cards.page.locator(".jp-OutputArea-output p[dir=auto]")
+
+    assert [
+        (paragraph.inner_text(), paragraph.evaluate("p => getComputedStyle(p).direction"))
+        for paragraph in paragraphs.all()
+    ] == [("שלום עולם!", "rtl"), ("hello, עולם!", "ltr")]

@@ -57,6 +57,11 @@ def _bare(text: str) -> str:
             "[*a*](http://localhost:1/)",
             "<p><span><em>a</em></span><span> (http://localhost:1/)</span></p>",
         ),
+        (
+            "שלום!\n\n1. a\n\n> b",
+            '<p dir="auto">שלום!</p><ol dir="auto" start="1"><li>a\n</li></ol>'  # noqa: ISC004 - one text
+            '<blockquote dir="auto"><p dir="auto">b</p></blockquote>',
+        ),
         ("", ""),
     ],
 )
@@ -97,6 +102,12 @@ def test_table_sides() -> None:
     html = markdown_html("|a|b|c|\n|:-|:-:|-:|\n")
 
     assert re.findall(r"text-align:(\w+);", html) == ["left", "center", "right"]
+
+
+def test_growing_text_has_its_direction() -> None:
+    """Text that is read from the right is set so while it grows, too."""
+    assert ' dir="auto"' in plain_html("مرحبا!")
+    assert "dir" not in plain_html("hello!")
 
 
 def test_code_is_coloured() -> None:

@@ -17,6 +17,7 @@ from opencode_magic.render.wall import is_inert
         '<a href="mailto:a@example.com" target="_blank">x</a>',
         '<ol start="3"><li>x</li></ol>',
         '<p role="heading" aria-level="2">x</p>',
+        '<p dir="auto">x</p><ul dir="auto"><li>x</li></ul>',
         '<s style="color:color-mix(in srgb,var(--jp-warn-color1,#d9730d) 70%,currentColor);">x</s>',
     ],
 )
