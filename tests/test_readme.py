@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,33 @@ def test_an_error_in_the_table_exists(text: str) -> None:
 def test_a_command_for_developers_exists(command: str) -> None:
     """Each command of the development section is a program in this repository."""
     assert os.access(ROOT / command.split(maxsplit=1)[0], os.X_OK)
+
+
+def test_the_installation_is_whole() -> None:
+    """What the README installs is an extra that there is, and all that the local home needs."""
+    pip, apt = code_blocks("console")[0].splitlines()
+    extras = re.findall(r'\.\[(.*)\]"', pip)[0].split(",")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    programs = (ROOT / "scripts" / "lib.sh").read_text(encoding="utf-8")
+    needed = re.findall(r"^SANDBOX_PROGRAMS=\((.*)\)$", programs, flags=re.MULTILINE)[0]
+
+    assert set(extras) <= set(project["optional-dependencies"])
+    assert apt.removeprefix("apt-get install ").split() == [
+        pair.partition("=")[2] for pair in needed.split()
+    ]
+
+
+@pytest.mark.parametrize(
+    "command", sorted(set(re.findall(r"`python -m (opencode_magic[^`]*)`", README)))
+)
+def test_a_command_in_the_text_exists(command: str) -> None:
+    """Each command that the text names is one that the program knows."""
+    module, *words = command.split()
+    known = subprocess.run(
+        [sys.executable, "-m", module, "--help"], check=True, stdout=subprocess.PIPE, text=True
+    )
+
+    assert all(word in known.stdout for word in words)
 
 
 @pytest.mark.usefixtures("opencode_binary")
