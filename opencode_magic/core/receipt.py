@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from opencode_magic.core.egress import attempts
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from opencode_magic.core.egress import EgressRecord
     from opencode_magic.core.parts import ToolPart
     from opencode_magic.core.policy import NetworkPolicy
+
+
+LARGEST_PLACES = 10_000
+"""Of one turn, and of one call; a receipt from tool reports is not complete anyway."""
 
 
 class _Printer(Protocol):
@@ -107,13 +112,13 @@ def receipt_from_tools(
     reasons: dict[tuple[str, int], str] = {}
     if model_calls:
         reached[model_host, 443] = model_calls
-    for tool in tools:
-        for place in _places(tool):
-            if policy.mode == "allow-all" or policy.find(place[0]) is not None:
-                reached[place] += 1
-            else:
-                blocked[place] += 1
-                reasons[place] = REASON_NOT_LISTED
+    found = islice((place for tool in tools for place in _places(tool)), LARGEST_PLACES)
+    for place in found:
+        if policy.mode == "allow-all" or policy.find(place[0]) is not None:
+            reached[place] += 1
+        else:
+            blocked[place] += 1
+            reasons[place] = REASON_NOT_LISTED
     return Receipt(
         reached=_ranked(reached, {}),
         blocked=_ranked(blocked, reasons),
@@ -131,7 +136,8 @@ def _places(tool: ToolPart) -> set[tuple[str, int]]:
     """Give the hosts and ports in the addresses that a call's input holds."""
     text = " ".join(str(value) for value in tool.input.values())
     places = set()
-    for scheme, name, port in _ADDRESS.findall(text):
+    for match in islice(_ADDRESS.finditer(text), LARGEST_PLACES):
+        scheme, name, port = match.groups()
         host = canonical_host(name) or _address(name)
         if host:
             places.add((host, int(port or (443 if scheme.lower() == "https" else 80))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from opencode_magic.core.parts import (
@@ -57,6 +58,9 @@ __all__ = [
 ]
 
 HOSTS_SHOWN = 3
+BODIES_LIMIT_CHARS = 3_000_000
+"""What folded rows show of outputs and thoughts, all together: 500 long outputs have 2 MB."""
+REQUESTS_SHOWN = 20
 REASONING_LIMIT_CHARS = 20_000
 _WANTS = {
     "bash": "wants to run",
@@ -76,8 +80,8 @@ def turn_blocks(turn: Turn) -> tuple[Block, ...]:
     shown again with each frame stays small.
     """
     is_final = turn.state != "running"
-    blocks = [block for part in turn.parts for block in _part_blocks(part, turn, is_final=is_final)]
-    for request in turn.permissions:
+    blocks = _parts_blocks(turn, is_final=is_final)
+    for request in turn.permissions[:REQUESTS_SHOWN]:
         blocks.extend(permission_blocks(request))
     if turn.retry is not None and not is_final:
         message = visible_line(turn.retry.message)
@@ -107,6 +111,26 @@ def permission_blocks(request: PermissionRequest) -> tuple[Block, ...]:
     patterns = "\n".join(request.patterns[:20])
     row = Row(left, (Span("no answer means no", "muted"),))
     return (Card((row, Code(shorten(patterns, limit_chars=2_000)))) if patterns else Card((row,)),)
+
+
+def _parts_blocks(turn: Turn, *, is_final: bool) -> list[Block]:
+    """Give every part's blocks; once the bodies of folded rows are enough, rows without."""
+    blocks: list[Block] = []
+    room_chars, left_out = BODIES_LIMIT_CHARS, 0
+    for part in turn.parts:
+        for block in _part_blocks(part, turn, is_final=is_final):
+            if not isinstance(block, Fold) or not block.body:
+                blocks.append(block)
+            elif room_chars > 0:
+                room_chars -= sum(len(code.text) for code in block.body if isinstance(code, Code))
+                blocks.append(block)
+            else:
+                left_out += 1
+                blocks.append(replace(block, body=()))
+    if left_out:
+        said = f"What {words.plural(left_out, 'row')} opened onto is left out here: it is too much."
+        blocks.append(Notice("muted", "", (Span(f"{said} The Reply has it.", "muted"),)))
+    return blocks
 
 
 def _part_blocks(part: Part, turn: Turn, *, is_final: bool) -> Iterator[Block]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from opencode_magic.render.shapes import Block
 
 OUTPUT_LIMIT_CHARS = 4_000
+BLOCKED_LOOKED_AT = 100
+"""The most frequent ones: a program that tries thousands of hosts must not cost the product."""
 _MAIN_INPUT = {
     "bash": ("command",),
     "webfetch": ("url",),
@@ -54,13 +56,14 @@ def blocked_place(tool: ToolPart, receipt: Receipt | None) -> HostCount | None:
     if receipt is None or tool.status not in {"completed", "error"}:
         return None
     has_failed = tool.status == "error" or tool.exit_code not in {None, 0}
-    reached = {place.host for place in receipt.reached}
     asked = "\n".join(value for value in tool.input.values() if isinstance(value, str))[:20_000]
     answered = f"{tool.error}\n{tool.output[:20_000]}" if has_failed else ""
-    for place in receipt.blocked:
-        if not has_failed and (tool.tool == "webfetch" or place.host in reached):
+    for place in receipt.blocked[:BLOCKED_LOOKED_AT]:
+        if not has_failed and tool.tool == "webfetch":
             continue
-        if _names(asked, place.host) or _names(answered, place.host):
+        if (_names(asked, place.host) or _names(answered, place.host)) and (
+            has_failed or not any(place.host == other.host for other in receipt.reached)
+        ):
             return place
     return None
 

@@ -50,3 +50,14 @@ def test_no_address_is_made_up() -> None:
     )
 
     assert receipt.blocked == ()
+
+
+def test_addresses_without_end_are_counted_up_to_a_number() -> None:
+    """A receipt from tool reports is not complete anyway; it must not fill the memory."""
+    text = " ".join(f"http://a{number}.example" for number in range(300_000))
+    tools = [tool("bash", command=text)] * 10
+
+    receipt = receipt_from_tools(tools, POLICY, model_host="model.example", model_calls=1)
+
+    assert len(receipt.blocked) == 10_000
+    assert not receipt.is_complete

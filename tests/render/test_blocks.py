@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from opencode_magic.core.parts import Message, Part, PatchPart, ReasoningPart, TextPart, Turn
+from opencode_magic.core.parts import (
+    Message,
+    Part,
+    PatchPart,
+    ReasoningPart,
+    TextPart,
+    ToolPart,
+    Turn,
+)
 from opencode_magic.core.receipt import HostCount, Receipt
 from opencode_magic.errors import SandboxLaunchError, TurnFailed
 from opencode_magic.render.blocks import (
@@ -13,6 +21,7 @@ from opencode_magic.render.blocks import (
     receipt_line,
     turn_blocks,
 )
+from opencode_magic.render.html import render_html
 from opencode_magic.render.shapes import (
     Answer,
     Block,
@@ -226,3 +235,44 @@ def test_error_without_next_step() -> None:
 def test_foreign_error() -> None:
     """An error that is not ours is named by its kind."""
     assert error_blocks(ValueError("a\nb")) == (Notice("bad", "ValueError:", (Span("a b"),)),)
+
+
+def test_the_bodies_of_a_card_have_a_limit_together() -> None:
+    """Ten thousand long outputs do not fill the notebook: rows stay, and it is said."""
+    output = "word <b> $x\n" * 500
+    calls = [
+        ToolPart(f"p{number:05}", "m", "c", "bash", "completed", output=output)
+        for number in range(10_000)
+    ]
+
+    blocks = _inner(_with_parts(TextPart("a", "m", "said"), *calls))
+
+    folds = [block for block in blocks if isinstance(block, Fold)]
+    assert len(folds) == 10_000
+    assert len(render_html(blocks)) < 20_000_000
+    assert 600 < sum(bool(fold.body) for fold in folds) < 900
+    assert any(
+        isinstance(block, Notice) and "rows opened onto is left out here" in block.line[0].text
+        for block in blocks
+    )
+
+
+def test_500_long_outputs_are_all_shown() -> None:
+    """What an honest long turn has is below the limit."""
+    output = "x" * 51_000
+    calls = [
+        ToolPart(f"p{number:05}", "m", "c", "bash", "completed", output=output)
+        for number in range(500)
+    ]
+
+    blocks = _inner(_with_parts(*calls))
+
+    assert all(block.body for block in blocks if isinstance(block, Fold))
+    assert not any(isinstance(block, Notice) for block in blocks)
+
+
+def test_open_requests_are_shown_up_to_a_number() -> None:
+    """A frame stays small however many there are."""
+    turn = replace(TURN, state="running", permissions=(PERMISSION,) * 2_000)
+
+    assert len(render_html(_inner(turn))) < 100_000

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -133,3 +134,16 @@ def test_long_output() -> None:
     assert isinstance(code, Code)
     assert len(code.text) == OUTPUT_LIMIT_CHARS
     assert code.text.endswith("aaz")
+
+
+def test_many_blocked_hosts_cost_little() -> None:
+    """Each call is compared with the most frequent ones only."""
+    places = tuple(HostCount(f"a{number}.example", 443, 1, "r") for number in range(100_000))
+    receipt = replace(RECEIPT, blocked=places, reached=places)
+    started = time.monotonic()
+
+    for _ in range(500):
+        assert blocked_place(_bash("false", exit_code=1, output="word\n" * 4000), receipt) is None
+
+    assert blocked_place(_bash("curl a99.example", exit_code=6), receipt) == places[99]
+    assert time.monotonic() - started < 20
