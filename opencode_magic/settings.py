@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -9,6 +10,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
+from urllib.parse import urlsplit
 
 import platformdirs
 from dotenv import dotenv_values
@@ -314,13 +316,14 @@ def _mappings(sources: _Sources) -> dict[str, str]:
     mappings = {}
     for item in sources.items("mappings"):
         name, separator, url = item.partition("=")
-        if not separator or not _can_be_mapped(name) or not url:
+        if not separator or not _can_be_mapped(name) or not _is_here(url):
             msg = f"{item!r} in {sources.where('mappings')} is no mapping"
             raise SettingsError(msg, next_step=f"write {_MAPPING}")
         mappings[name] = url
     return mappings
 
 
+_HERE = frozenset({"127.0.0.1", "localhost", "::1"})
 _MAPPING = "ollama.internal=http://127.0.0.1:11434"
 
 
@@ -332,7 +335,18 @@ def _mapped(name: str, url: str) -> str:
     if not url:
         msg = f"{name} is mapped to nothing (--map)"
         raise SettingsError(msg, next_step=f"write --map {_MAPPING}")
+    if not _is_here(url):
+        msg = f"{name} is mapped to {url!r} (--map), which is no server on this machine"
+        raise SettingsError(msg, next_step=f"write --map {_MAPPING}")
     return url
+
+
+def _is_here(url: str) -> bool:
+    """Whether an address is one that the local home lets a mapped name lead to."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and parts.hostname in _HERE
+    return False
 
 
 def _can_be_mapped(name: str) -> bool:

@@ -192,6 +192,19 @@ def test_mapping_that_is_an_argument_is_checked_too(folder: Path, name: str) -> 
     assert "ends in .internal" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://192.168.1.20:11434", "http://example.com", "ftp://127.0.0.1", "127.0.0.1:1"]
+)
+def test_mapping_to_another_machine_is_refused(folder: Path, url: str) -> None:
+    """What is mapped is a server on this machine, wherever the mapping was given."""
+    with pytest.raises(SettingsError, match="is no server on this machine") as given:
+        load_settings({"mappings": {"x.internal": url}}, folder=folder, environ={})
+    with pytest.raises(SettingsError, match="is no mapping"):
+        load_settings(folder=folder, environ={"OPENCODE_MAGIC_MAP": f"x.internal={url}"})
+
+    assert str(given.value).startswith(f"x.internal is mapped to {url!r} (--map), which is no")
+
+
 def test_mapping_to_nowhere_is_refused(folder: Path) -> None:
     """A mapping needs an address."""
     with pytest.raises(SettingsError, match=r"x\.internal is mapped to nothing \(--map\)"):
