@@ -35,7 +35,7 @@ class Step:
     name: str
     """Stable, such as ``create``."""
     label: str
-    """What a person reads, such as ``Sandbox created, locked from the start``."""
+    """What a person reads, such as ``Sandbox, locked from the start``."""
     state: StepState = "waiting"
     detail: str = ""
     started_ms: int = 0

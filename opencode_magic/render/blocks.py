@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
@@ -15,7 +14,7 @@ from opencode_magic.core.parts import (
     ToolPart,
 )
 from opencode_magic.core.status import LOG_LINES_KEPT
-from opencode_magic.errors import OpencodeMagicError, SandboxLaunchError, as_sentence
+from opencode_magic.errors import OpencodeMagicError, SandboxLaunchError
 from opencode_magic.render import words
 from opencode_magic.render.cards import (
     doctor_blocks,
@@ -24,6 +23,7 @@ from opencode_magic.render.cards import (
     proof_blocks,
     status_blocks,
 )
+from opencode_magic.render.sentences import with_next
 from opencode_magic.render.shapes import (
     Answer,
     Block,
@@ -68,9 +68,6 @@ _WANTS = {
     "webfetch": "wants to fetch",
     "read": "wants to read",
 }
-_COMMAND = re.compile(
-    r"`([^`]{1,200})`|(%{1,2}(?:opencode_\w+|ask|load_ext)(?: --?[\w-]+(?: [\w/.:-]+)?)*)"
-)
 
 
 def turn_blocks(turn: Turn) -> tuple[Block, ...]:
@@ -98,7 +95,7 @@ def error_blocks(error: BaseException) -> tuple[Block, ...]:
     if not isinstance(error, OpencodeMagicError):
         kind = type(error).__name__
         return (Notice("bad", f"{kind}:", (Span(visible_line(str(error), limit_chars=600)),)),)
-    notice = Notice("bad", f"{error.heading}:", _with_next(error.message, error.next_step))
+    notice = Notice("bad", f"{error.heading}:", with_next(error.message, error.next_step))
     lines = error.log_lines if isinstance(error, SandboxLaunchError) else ()
     return (notice, *log_blocks(lines[-LOG_LINES_KEPT:]))
 
@@ -174,16 +171,9 @@ def _patch(part: PatchPart) -> Row:
     return Row(tuple(line))
 
 
-def _with_next(text: str, next_step: str) -> Line:
-    """Give what went wrong and, where there is one, the next step."""
-    if not next_step:
-        return _with_commands(text)
-    return (*_with_commands(as_sentence(text)), Span(" Next: "), *_with_commands(next_step))
-
-
 def _outcome(turn: Turn, *, is_empty: bool) -> Iterator[Block]:
     said = visible_line(turn.error, limit_chars=600)
-    error = _with_next(said, visible_line(turn.next_step, limit_chars=300)) if said else ()
+    error = with_next(said, visible_line(turn.next_step, limit_chars=300)) if said else ()
     match turn.state:
         case "failed":
             yield Notice("bad", "Turn failed:", error or (Span("no reason was given"),))
@@ -257,17 +247,3 @@ def _hosts(places: tuple[HostCount, ...]) -> str:
     ]
     more = len(ranked) - len(shown)
     return ", ".join([*shown, f"and {more} more"] if more else shown)
-
-
-def _with_commands(text: str) -> Line:
-    """Cut a sentence so that commands in it can be shown as such."""
-    spans = []
-    end = 0
-    for match in _COMMAND.finditer(text):
-        if match.start() > end:
-            spans.append(Span(text[end : match.start()]))
-        spans.append(Span(match.group(1) or match.group(2), form="code"))
-        end = match.end()
-    if end < len(text):
-        spans.append(Span(text[end:]))
-    return tuple(spans)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, assert_never
 
-from opencode_magic.errors import as_sentence
 from opencode_magic.render import words
+from opencode_magic.render.sentences import with_next
 from opencode_magic.render.shapes import (
     Card,
     Code,
@@ -74,10 +74,7 @@ def status_blocks(
         case "locked" | "unproven":
             return (
                 Card(_running_rows(status, now_ms, zone)),
-                *(
-                    _blocked_card(place)
-                    for place in status.blocked_places[: -BLOCKED_SHOWN - 1 : -1]
-                ),
+                *_blocked_cards(status),
                 *_trouble(status),
             )
         case "failed":
@@ -233,6 +230,14 @@ def _egress_row(status: Status) -> Row:
     return Row(tuple(line), (_muted("from the firewall's record"),))
 
 
+def _blocked_cards(status: Status) -> tuple[Block, ...]:
+    """Give the last blocked places, the latest first, and how many others there are."""
+    latest = status.blocked_places[: -BLOCKED_SHOWN - 1 : -1]
+    more = len(status.blocked_places) - len(latest)
+    others = (Row((_muted(f"and {more} more"),)),) if more else ()
+    return (*map(_blocked_card, latest), *others)
+
+
 def _blocked_card(place: BlockedPlace) -> Card:
     by = f", by {visible_line(place.program, limit_chars=40)}" if place.program else ""
     times = {1: "once", 2: "twice"}.get(place.count, f"{place.count} times")
@@ -281,12 +286,10 @@ def _check_cells(check: Check) -> tuple[Line, ...]:
 def _trouble(status: Status) -> tuple[Block, ...]:
     blocks: list[Block] = []
     if status.error:
-        next_step = f" Next: {visible_line(status.next_step)}" if status.next_step else ""
         heading = "Not launched:" if _is_half_launched(status) else "Failed:"
         error = visible_line(status.error, limit_chars=600)
-        if next_step:
-            error = as_sentence(error)
-        blocks.append(Notice("bad", heading, (Span(f"{error}{next_step}"),)))
+        line = with_next(error, visible_line(status.next_step))
+        blocks.append(Notice("bad", heading, line))
     blocks.extend(
         Notice("warn", "Note:", (Span(visible_line(text, limit_chars=600)),))
         for text in status.warnings

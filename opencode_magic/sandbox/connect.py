@@ -308,7 +308,7 @@ def _wait_started(
     said = _last_line(output_path)
     what = f"ended with code {code}" if code else f"did not answer within {START_TIMEOUT_S:.0f} s"
     raise SandboxConnectionError(
-        f"the local server {what}{f': {said}' if said else ''}", next_step="run: %opencode_doctor"
+        f"the local server {what}{f': {said}' if said else ''}", next_step="run %opencode_doctor"
     )
 
 

@@ -53,7 +53,7 @@ def describe(exc: BaseException) -> Fault:  # noqa: PLR0911 - one return a kind
     if isinstance(exc, httpx2.TimeoutException):
         return Fault("the sandbox's home did not answer in time", "try again")
     if isinstance(exc, httpx2.HTTPError):
-        return Fault(f"the sandbox's home cannot be reached: {exc}", "run: %opencode_doctor")
+        return Fault(f"the sandbox's home cannot be reached: {exc}", "run %opencode_doctor")
     if isinstance(exc, SandboxError):
         return Fault(f"the sandbox's home answered oddly: {exc}")
     if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:

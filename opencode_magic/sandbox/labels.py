@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 LABELS = {
     "binary": f"OpenCode {VERSION}",
-    "create": "Sandbox created, locked from the start",
-    "configure": "Configured",
+    "create": "Sandbox, locked from the start",
+    "configure": "Configuration",
     "serve": "Agent server",
     "prove": "Prove the wall",
 }

@@ -167,5 +167,5 @@ def _as_ours(exc: Exception, step: str, label: str) -> OpencodeMagicError:
     return SandboxLaunchError(
         f"{label} failed: {fault.message}",
         step=step,
-        next_step=fault.next_step or "run: %opencode_doctor",
+        next_step=fault.next_step or "run %opencode_doctor",
     )

@@ -229,7 +229,7 @@ class Steps:
         difference = check_readback(self._policy(), session.network_policy)
         if difference:
             message = f"the home did not put the network policy in force: {difference}"
-            raise SandboxLaunchError(message, step="create", next_step="run: %opencode_doctor")
+            raise SandboxLaunchError(message, step="create", next_step="run %opencode_doctor")
         if connection.local is not None:
             self._feed = EgressFeed(connection.local, session.id, self._emit, self._on_lost)
             self._feed.start()

@@ -27,9 +27,9 @@ NOON_MS = 1_764_072_271_000
 """2025-11-25 12:04:31 UTC."""
 
 STEPS = (
-    Step("create", "Sandbox created, locked from the start", "done", duration_s=0.06),
+    Step("create", "Sandbox, locked from the start", "done", duration_s=0.06),
     Step("binary", "OpenCode 1.18.33", "done", "verified, from cache", duration_s=0.0),
-    Step("configure", "Configured, key stays outside", "done", duration_s=0.02),
+    Step("configure", "Configuration, key stays outside", "done", duration_s=0.02),
     Step("serve", "Agent server starting", "running", started_ms=NOON_MS - 1_000),
     Step("prove", "Prove the wall"),
 )

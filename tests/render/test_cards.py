@@ -8,6 +8,7 @@ import pytest
 from opencode_magic.core.proof import Probe, Proof
 from opencode_magic.core.status import BlockedPlace, Status
 from opencode_magic.render.cards import doctor_blocks, down_blocks, proof_blocks, status_blocks
+from opencode_magic.render.shapes import Notice, Span
 from opencode_magic.render.text import render_text
 from tests.render.samples import (
     CHECKS,
@@ -120,6 +121,14 @@ def test_hosts() -> None:
     assert none[1].startswith("Model none")
 
 
+def test_next_step_stands_out() -> None:
+    """A command in the next step is shown as one, here as in an error."""
+    failed = replace(NOT_LAUNCHED, next_step="run %opencode_doctor")
+    (notice,) = (b for b in status_blocks(failed, NOON_MS) if isinstance(b, Notice))
+
+    assert notice.line[-1] == Span("%opencode_doctor", form="code")
+
+
 def test_strict() -> None:
     """A firewall that reads everything says so beside the hosts."""
     assert "  [strict]  Allowed" in _lines(replace(LOCKED, is_strict=True))[2]
@@ -130,6 +139,7 @@ def test_blocked_places() -> None:
     places = tuple(BlockedPlace(f"h{n}.example", n % 2, n + 1, "no", "pip") for n in range(7))
     lines = _lines(replace(LOCKED, blocked_places=places))
 
+    assert lines[-1] == "and 2 more"
     assert [line for line in lines if line.startswith("[Blocked]")] == [
         "[Blocked]  h6.example  by pip, 7 times  (no)",
         "[Blocked]  h5.example  port 1, by pip, 6 times  (no)",
