@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from opencode_magic import settings
+from opencode_magic.settings import load_settings
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -51,6 +54,22 @@ def test_an_error_in_the_table_exists(text: str) -> None:
     ]
 
     assert any(text in source for source in sources)
+
+
+def test_the_settings_are_read(tmp_path: Path) -> None:
+    """The settings file that the README shows says what it seems to say."""
+    (shown,) = code_blocks("toml")
+    (tmp_path / "config.toml").write_text(shown, encoding="utf-8")
+
+    found = load_settings(folder=tmp_path, environ={}, system_file=tmp_path / "config.toml")
+
+    assert {name: getattr(found, name) for name in tomllib.loads(shown)} == tomllib.loads(shown)
+
+
+@pytest.mark.parametrize("variable", sorted(set(re.findall(r"OPENCODE_MAGIC_\w+", README))))
+def test_a_variable_exists(variable: str) -> None:
+    """Each variable that the README names is one that sets something."""
+    assert variable in {name for names in settings._VARIABLES.values() for name in names}
 
 
 @pytest.mark.parametrize("command", code_blocks("console")[-1].splitlines())
