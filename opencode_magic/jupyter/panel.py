@@ -70,6 +70,7 @@ class Panel:
         self._settled: tuple[object, ...] | None = None
         self._is_shown = False
         self._is_launch = False
+        self._is_retired = False
         self._error: BaseException | None = None
         self._buttons: _Buttons | None = None
         self._lock = threading.RLock()
@@ -92,9 +93,13 @@ class Panel:
                 self._publish()
 
     def retire(self) -> None:
-        """Let another panel take over: the card stays, without buttons."""
+        """Let another panel take over: the card says as of when it is, and has no buttons."""
         with self._lock:
             self._cancel_timer()
+            is_running = self._status is not None and self._status.phase in RUNNING
+            if self.way == "frames" and is_running and not self._is_retired:
+                self._is_retired = True
+                self._publish()
             self._drop_buttons()
 
     def blocks(self) -> tuple[Block, ...]:
@@ -103,7 +108,9 @@ class Panel:
             return ()
         # A launch that fails in this panel's own cell ends that cell with its error.
         says_error = not (self._is_launch and self._status.phase == "failed")
-        blocks = status_blocks(self._status, self._now_ms(), says_error=says_error)
+        blocks = status_blocks(
+            self._status, self._now_ms(), says_error=says_error, is_last=self._is_retired
+        )
         return blocks if self._error is None else (*blocks, *error_blocks(self._error))
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, object]:

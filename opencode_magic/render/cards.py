@@ -51,7 +51,12 @@ class Down(Protocol):
 
 
 def status_blocks(
-    status: Status, now_ms: int, *, zone: tzinfo | None = None, says_error: bool = True
+    status: Status,
+    now_ms: int,
+    *,
+    zone: tzinfo | None = None,
+    says_error: bool = True,
+    is_last: bool = False,
 ) -> tuple[Block, ...]:
     """Give the panel's cards.
 
@@ -60,6 +65,7 @@ def status_blocks(
         now_ms: The time, in Unix milliseconds: what is left, and how long a step runs.
         zone: Where the clock is read; the reader's own zone where none is named.
         says_error: Whether the status' error is said; False where the cell raises it anyway.
+        is_last: Whether the card will not change any more; it then says as of when it is.
     """
     if not says_error:
         status = replace(status, error="")
@@ -73,7 +79,7 @@ def status_blocks(
             )
         case "locked" | "unproven":
             return (
-                Card(_running_rows(status, now_ms, zone)),
+                Card(_running_rows(status, now_ms, zone, is_last=is_last)),
                 *_blocked_cards(status),
                 *_trouble(status),
             )
@@ -171,9 +177,13 @@ def _step_row(step: Step, now_ms: int) -> StepRow:
             assert_never(never)
 
 
-def _running_rows(status: Status, now_ms: int, zone: tzinfo | None) -> tuple[Row, ...]:
-    left = (_muted(words.time_left(status.expires_ms - now_ms)),) if status.expires_ms else ()
-    return (Row(_verdict(status, zone), left), _model_row(status), _egress_row(status))
+def _running_rows(
+    status: Status, now_ms: int, zone: tzinfo | None, *, is_last: bool
+) -> tuple[Row, ...]:
+    left = words.time_left(status.expires_ms - now_ms) if status.expires_ms else ""
+    said = f"as of {words.clock(now_ms, zone)}" if is_last else left
+    right = (_muted(said),) if said else ()
+    return (Row(_verdict(status, zone), right), _model_row(status), _egress_row(status))
 
 
 def _ended_rows(status: Status, zone: tzinfo | None) -> tuple[Row, ...]:

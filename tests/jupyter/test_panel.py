@@ -238,15 +238,19 @@ def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_retire() -> None:
-    """A panel that another takes over from keeps its card, without buttons."""
+    """A panel that another takes over from says as of when its card is, and has no buttons."""
     screen = Screen()
     panel = _panel(screen)
     panel.show(LOCKED)
     panel.retire()
     panel.retire()
 
-    card, buttons, gone = screen.messages
+    card, buttons, last, gone = screen.messages
     assert card.text.startswith("[✓ Locked]")
+    assert last.text.startswith(
+        "[✓ Locked]  quiet-heron  local home  proven 12:04:31  (as of 12:04:31)"
+    )
+    assert (last.display_id, last.is_update) == (card.display_id, True)
     assert (gone.data, gone.display_id) == ({"text/plain": ""}, buttons.display_id)
 
 

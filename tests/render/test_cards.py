@@ -121,6 +121,15 @@ def test_hosts() -> None:
     assert none[1].startswith("Model none")
 
 
+def test_a_card_that_nothing_follows() -> None:
+    """A card that will not change says as of when it is; one of an end needs no time."""
+    later = status_blocks(LOCKED, NOON_MS + 1_000, zone=UTC, is_last=True)
+    down = status_blocks(replace(LOCKED, phase="down"), NOON_MS, zone=UTC, is_last=True)
+
+    assert "(as of 12:04:32)" in render_text(later).split("\n")[0]
+    assert "as of" not in render_text(down)
+
+
 def test_next_step_stands_out() -> None:
     """A command in the next step is shown as one, here as in an error."""
     failed = replace(NOT_LAUNCHED, next_step="run %opencode_doctor")
