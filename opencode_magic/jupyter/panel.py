@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from opencode_magic.errors import OpencodeMagicError
 from opencode_magic.jupyter.frontend import choose_way
-from opencode_magic.render.blocks import error_blocks, status_blocks
+from opencode_magic.render.blocks import down_blocks, error_blocks, status_blocks
 from opencode_magic.render.html import render_html
 from opencode_magic.render.text import render_text
+from opencode_magic.session.session import DownReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,8 @@ FILL_EVERY_S = 0.25
 class PanelActions:
     """What the buttons do. Each runs when the kernel is idle, or in a thread of the kernel's.
 
-    An action raises ``OpencodeMagicError`` where it fails; the panel shows it.
+    An action raises ``OpencodeMagicError`` where it fails; the panel shows it, and what a
+    ``DownReport`` says was removed and kept.
     """
 
     prove: Callable[[], object]
@@ -72,6 +74,7 @@ class Panel:
         self._is_launch = False
         self._is_retired = False
         self._error: BaseException | None = None
+        self._down: DownReport | None = None
         self._buttons: _Buttons | None = None
         self._lock = threading.RLock()
         self._filled_s = float("-inf")
@@ -111,6 +114,8 @@ class Panel:
         blocks = status_blocks(
             self._status, self._now_ms(), says_error=says_error, is_last=self._is_retired
         )
+        if self._down is not None:
+            return (*blocks, *down_blocks(self._down))
         return blocks if self._error is None else (*blocks, *error_blocks(self._error))
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
@@ -177,7 +182,8 @@ class Panel:
         """Do what a button says; what goes wrong is shown in the panel."""
         self._error = None
         try:
-            action()
+            done = action()
+            self._down = done if isinstance(done, DownReport) and done.sandbox_name else None
         except OpencodeMagicError as error:
             self._error = error
         with self._lock:

@@ -12,6 +12,7 @@ from opencode_magic.core.status import Status
 from opencode_magic.errors import SandboxError
 from opencode_magic.jupyter.panel import FILL_EVERY_S, VIEW, Panel, PanelActions
 from opencode_magic.render.wall import is_inert
+from opencode_magic.session.session import DownReport
 from tests.jupyter.screens import Published, Screen
 from tests.render.samples import LAUNCHING, LOCKED, NOON_MS, NOT_LAUNCHED
 
@@ -180,6 +181,23 @@ def test_buttons() -> None:
     assert idle == ["Prove again", "Extend 30 min", "Down"]
     assert in_a_turn == ["Extend 30 min", "Stop turn", "Down"]
     assert pressed.calls == ["prove", "extend", "stop", "down"]
+
+
+def test_down_says_what_was_kept() -> None:
+    """The button that ends the sandbox says where the agent's files are, as the magic does."""
+    screen = Screen()
+    report = DownReport("quiet-heron", ("the sandbox",), ("the agent's files: /kept",))
+
+    def down() -> DownReport:
+        panel.show(replace(LOCKED, phase="down"))
+        return report
+
+    actions = replace(Pressed().actions(), down=down)
+    panel = Panel(cast("InteractiveShell", screen), actions, way="frames", now_ms=lambda: NOON_MS)
+    panel.show(LOCKED)
+    _buttons(panel)["Down"].click()
+
+    assert "Removed the sandbox\nKept the agent's files: /kept" in _cards(screen)[-1].text
 
 
 def test_failing_button() -> None:
