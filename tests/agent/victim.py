@@ -11,29 +11,48 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from opencode_magic.agent.client import AgentClient
 from opencode_magic.agent.reader import EventReader
 from opencode_magic.agent.turn import run_turn
 from opencode_magic.core.prompt import Prompt
-from opencode_magic.jupyter.view import turn_bundle
-from tests.agent.views import RememberingView, ToldApprover
+from opencode_magic.jupyter.view import CellView
+from tests.agent.views import ToldApprover
+from tests.jupyter.screens import Screen
 
 if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
     from opencode_magic.core.conversation import Turn
 
 
-class LastView(RememberingView):
-    """Keeps the last frame only, as a notebook does."""
+class CountingScreen(Screen):
+    """Keeps the last message, as a notebook does, and how much came in all."""
 
-    frames = 0
+    published_bytes = 0
+
+    def publish(self, *args: Any, **more: Any) -> None:  # noqa: ANN401 - whatever the base takes
+        """Keep it."""
+        super().publish(*args, **more)
+        self.messages[:] = self.messages[-1:]
+        self.published_bytes += self.messages[-1].size_bytes
+
+
+@dataclass
+class NotebookView:
+    """Shows a turn as a notebook does, and keeps it."""
+
+    cell: CellView
+    last: Turn | None = None
+    finals: int = 0
 
     def show(self, turn: Turn, *, is_final: bool = False) -> None:
-        """Keep it."""
-        self.turns[:] = [turn]
-        self.frames += 1
+        """Keep it, and show it."""
+        self.last = turn
         self.finals += is_final
+        self.cell.show(turn, is_final=is_final)
 
 
 def main(url: str, password: str, stop_after_s: str = "") -> None:
@@ -42,7 +61,8 @@ def main(url: str, password: str, stop_after_s: str = "") -> None:
     reader = EventReader(client)
     reader.start()
     session_id = client.create_session("victim")
-    view = LastView()
+    screen = CountingScreen()
+    view = NotebookView(CellView(cast("InteractiveShell", screen), way="frames"))
     if stop_after_s:
         # As a front end's Interrupt: a signal to the main thread.
         threading.Timer(float(stop_after_s), signal.raise_signal, (signal.SIGINT,)).start()
@@ -56,7 +76,7 @@ def main(url: str, password: str, stop_after_s: str = "") -> None:
     reader.close()
     client.close()
     turn = view.last
-    bundle = turn_bundle(turn)
+    assert turn is not None
     said = {
         "state": turn.state,
         "error": turn.error,
@@ -68,7 +88,8 @@ def main(url: str, password: str, stop_after_s: str = "") -> None:
         "is_interrupted": is_interrupted,
         "finals": view.finals,
         "took_s": took_s,
-        "shown_bytes": sum(len(str(value).encode()) for value in bundle.values()),
+        "shown_bytes": screen.messages[-1].size_bytes,
+        "published_bytes": screen.published_bytes,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "threads": [thread.name for thread in threading.enumerate()],
     }
