@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -163,7 +163,10 @@ def check_turn(turn: Turn) -> None:
     str(reply).encode()
     repr(reply).encode()
     repr(turn).encode()
-    assert turn.tokens.total >= 0
+    for tool in turn.tools:
+        json.dumps(tool.input, ensure_ascii=False).encode()
+        assert min(tool.started_ms, tool.ended_ms) >= 0
+    assert min(astuple(turn.tokens)) >= 0
     assert turn.cost is None or turn.cost >= 0
 
 
