@@ -30,6 +30,8 @@ class TerminalView:
                 self._write_text(part)
             elif isinstance(part, ToolPart) and part.status in {"completed", "error"}:
                 self._write_tool(part)
+        if turn.permissions:
+            self._end_line()  # the question follows
         if is_final:
             self._end(turn)
         self._out.flush()

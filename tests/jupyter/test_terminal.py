@@ -5,14 +5,14 @@ from io import StringIO
 
 from opencode_magic.core.parts import TextPart, Turn
 from opencode_magic.jupyter.terminal import TerminalView
-from tests.render.samples import BASH, STREAMING, TURN, WEBFETCH
+from tests.render.samples import BASH, PERMISSION, STREAMING, TURN, WEBFETCH
 
 
 def _turn(*texts: str, tools: bool = False) -> Turn:
     parts = tuple(TextPart(f"t{n}", "m", text) for n, text in enumerate(texts))
     calls = (BASH, replace(WEBFETCH, status="running")) if tools else ()
     message = replace(TURN.messages[0], parts=(*calls, *parts))
-    return replace(STREAMING, messages=(message,))
+    return replace(STREAMING, messages=(message,), permissions=())
 
 
 def test_words_once() -> None:
@@ -34,6 +34,18 @@ def test_parts_and_tools() -> None:
     view.show(_turn("one", "two\n", "three", tools=True))
 
     assert out.getvalue() == "one\n[bash ls  (0.10 s, exit 0)]\ntwo\nthree"
+
+
+def test_a_question_has_a_line_of_its_own() -> None:
+    """What is asked for leave is asked on a new line, behind what was said before."""
+    out = StringIO()
+    view = TerminalView(out)
+    view.show(_turn("I write"))
+    asking = replace(_turn("I write it."), permissions=(PERMISSION,))
+    view.show(asking)
+    view.show(asking)
+
+    assert out.getvalue() == "I write it.\n"
 
 
 def test_end() -> None:
