@@ -256,5 +256,6 @@ def _places(name: str, plan: Mapping[str, object]) -> set[tuple[object, object, 
 
 
 def _in_words(record: EgressRecord) -> str:
-    channel = {"dns": "DNS", "tls": "TLS", "tcp": "TCP", "udp": "UDP", "http": "HTTP"}
-    return f"{channel.get(record.channel, record.channel)}, {record.reason}"
+    names = {"dns": "DNS", "tls": "TLS", "tcp": "TCP", "udp": "UDP", "http": "HTTP"}
+    channel = names.get(record.channel, record.channel)
+    return record.reason if record.reason.startswith(channel) else f"{channel}, {record.reason}"

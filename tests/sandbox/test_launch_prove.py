@@ -150,6 +150,15 @@ def test_source_ports_alone_are_no_evidence(local: LaunchRequest) -> None:
     assert {(r.host, r.path) for r in records if r.seq in own} == {("demo-model.internal", "/")}
 
 
+def test_evidence_is_not_said_twice(local: LaunchRequest) -> None:
+    """Evidence names the protocol once, also where the firewall's reason begins with it."""
+    sandbox = launch(local, quick_server(), Events())
+    sandbox.terminate(keep=False)
+
+    (bare,) = (p for p in sandbox.proof.probes if p.asked == "192.0.2.1 without a name")
+    assert re.fullmatch(r"record \w+: TLS without a server name", bare.evidence)
+
+
 def test_changed_policy_fails_the_proof(local: LaunchRequest) -> None:
     """Where another policy is in force than was asked for, the proof says so."""
     from vercel.sandbox.sync import NetworkPolicy  # noqa: PLC0415 - the SDK takes 0.25 s
