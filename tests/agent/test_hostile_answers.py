@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from opencode_magic.agent.server import OpenCodeServer
+from opencode_magic.core.prompt import Prompt
 from opencode_magic.errors import AgentConnectionError, AgentError
 from tests.agent.hostile import ENDLESS, PASSWORD, client_of, head, hostile_server, says
 from tests.agent.running import choice_for
@@ -259,3 +261,23 @@ def test_the_password_is_in_no_path_and_no_error(server: HostileServer) -> None:
         client.create_session("x")
 
     assert all(secret not in f"{caught.value!r}{server.requests}" for secret in secrets)
+
+
+def test_closing_ends_a_prompt_that_is_never_answered(server: HostileServer) -> None:
+    """The thread that waits for it does not stay for as long as the kernel lives."""
+    ended: list[AgentError] = []
+
+    def ask() -> None:
+        try:
+            client.prompt("ses_1", Prompt("x"))
+        except AgentError as error:
+            ended.append(error)
+
+    with client_of(server) as client:
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        assert server.prompted.wait(10)
+        time.sleep(0.5)  # until it waits for the body
+
+    thread.join(10)
+    assert len(ended) == 1
