@@ -29,8 +29,11 @@ def parse_json(text: str, *, limit: int = LARGEST_VALUES) -> object:
         raise ValueError(f"more than {limit} values")
     try:
         value: object = json.loads(text, parse_constant=lambda _name: None)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    except json.JSONDecodeError as error:
+        # Its own error holds the whole text for as long as a traceback is kept.
+        raise ValueError(error.msg) from None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     return value
 
 

@@ -55,3 +55,12 @@ def test_a_long_string_may_hold_any_number_of_commas() -> None:
 def test_numbers_that_json_has_not_are_null() -> None:
     """Python's reader takes NaN and the infinities; nothing after it should meet them."""
     assert parse_json("[NaN, Infinity, -Infinity]") == [None, None, None]
+
+
+def test_an_error_does_not_keep_the_text() -> None:
+    """A notebook keeps the last error, and with it what it holds."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        parse_json("x" * 1_000_000)
+
+    assert caught.value.__cause__ is None
+    assert len(f"{caught.value} {vars(caught.value)}") < 200
