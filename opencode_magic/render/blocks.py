@@ -80,6 +80,8 @@ def turn_blocks(turn: Turn) -> tuple[Block, ...]:
     blocks = _parts_blocks(turn, is_final=is_final)
     for request in turn.permissions[:REQUESTS_SHOWN]:
         blocks.extend(permission_blocks(request))
+    if (more := len(turn.permissions) - REQUESTS_SHOWN) > 0:
+        blocks.append(Row((Span(f"and {words.plural(more, 'more request')}", "muted"),)))
     if turn.retry is not None and not is_final:
         message = visible_line(turn.retry.message)
         waiting = f"The model's provider asked to wait (attempt {turn.retry.attempt}): {message}"

@@ -275,4 +275,7 @@ def test_open_requests_are_shown_up_to_a_number() -> None:
     """A frame stays small however many there are."""
     turn = replace(TURN, state="running", permissions=(PERMISSION,) * 2_000)
 
-    assert len(render_html(_inner(turn))) < 100_000
+    blocks = _inner(turn)
+
+    assert len(render_html(blocks)) < 100_000
+    assert Row((Span("and 1980 more requests", "muted"),)) in blocks
