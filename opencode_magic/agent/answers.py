@@ -47,7 +47,7 @@ class Answer:
         return parse_json(self.body.decode("utf-8", "replace"))
 
 
-def read_answer(answer: httpx.Response) -> Answer:
+def read_answer(answer: httpx.Response, *, limit_bytes: int = ANSWER_LIMIT_BYTES) -> Answer:
     """Read a whole answer, which is as long as an honest one at most.
 
     Raises:
@@ -59,11 +59,11 @@ def read_answer(answer: httpx.Response) -> Answer:
     pieces: Iterable[bytes] = () if is_packed else answer.iter_raw()
     for piece in pieces:
         body += piece
-        if len(body) > ANSWER_LIMIT_BYTES:
+        if len(body) > limit_bytes:
             break
-    if is_packed or len(body) > ANSWER_LIMIT_BYTES:
+    if is_packed or len(body) > limit_bytes:
         raise AgentConnectionError(
-            f"the agent server's answer is packed, or longer than {ANSWER_LIMIT_BYTES >> 20} MB",
+            f"the agent server's answer is packed, or longer than {limit_bytes >> 20} MB",
             next_step="launch again: %opencode_up",
         )
     return Answer(answer.status_code, answer.request.url.path, answer.headers, bytes(body))

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 HEALTH_TIMEOUT_S = 0.5
 """A connection that OpenCode accepts while it boots is never answered: a try must be short."""
+HEALTH_LIMIT_BYTES = 1024 * 1024
+"""Its answer has 40 bytes, a page of an edge that answers instead some thousand; tries overlap."""
 FAR_HEALTH_TIMEOUT_S = 3.0
 """The same for a server that is not on this machine: a new connection takes several round trips."""
 
@@ -125,7 +127,7 @@ class OpenCodeServer:
             within(timeout_s),
             self._http.stream("GET", url, headers=AS_IT_IS, timeout=timeout_s) as response,
         ):
-            return read_answer(response)
+            return read_answer(response, limit_bytes=HEALTH_LIMIT_BYTES)
 
     def _look_again(self, url: str, *, is_answered: bool) -> None:
         """See what answers without health: OpenCode 2, another server, or an edge that waits too.

@@ -281,3 +281,13 @@ def test_closing_ends_a_prompt_that_is_never_answered(server: HostileServer) -> 
 
     thread.join(10)
     assert len(ended) == 1
+
+
+def test_a_health_answer_is_short(server: HostileServer) -> None:
+    """Several polls run at once: each reads far less than a message may have."""
+    server.on("GET", "", lambda: [head(), b" " * 2_000_000])
+    poller = OpenCodeServer(choice_for("http://unused.example"), PASSWORD)
+
+    with pytest.raises(AgentConnectionError, match="longer than 1 MB"):
+        poller.poll_health(server.url)
+    poller.close()
