@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-SHORT_CELL_CHARS = 20
+SHORT_CELL_CHARS = 24
 """A cell of a table with no more than this is not broken into lines."""
 
 

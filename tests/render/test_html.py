@@ -16,6 +16,7 @@ from opencode_magic.render.shapes import (
     Row,
     Span,
     Steps,
+    Table,
 )
 from opencode_magic.render.wall import is_inert
 
@@ -38,6 +39,16 @@ def test_label() -> None:
     bare = re.sub(' style="[^"]*"', "", render_html((Row(line),)))
 
     assert "<span><span>Model</span> a/b</span> <span>so far</span> <span>Key</span>" in bare
+
+
+def test_short_cells_stay_in_one_line() -> None:
+    """What a probe asked stands in one line; what it saw may take more."""
+    cells = ((Span("192.0.2.1 without a name"),), (Span("there is no way out on this port"),))
+    shown = re.findall(
+        r"white-space:(\w+)[^>]*>[\d\w]", render_html((Table(("a", "b"), (cells,)),))
+    )
+
+    assert shown[-2:] == ["nowrap", "normal"]
 
 
 def test_fold() -> None:
