@@ -45,6 +45,8 @@ class Growth:
 
     def add(self, event: Event, chars: int) -> None:
         """Take an event, which is so large; ``work`` reduces it."""
+        if isinstance(event, Resynced):
+            self._free_events = 0  # it may bring any number of messages
         if not self.problem:
             self._waiting.append((event, chars))
 
@@ -75,8 +77,7 @@ class Growth:
             self.problem = over(self._limits.events_bytes >> 20, "MB of events")
         self._free_chars -= chars
         self._free_events -= len(batch)
-        has_stored = any(isinstance(event, Resynced) for event in batch)
-        if self._free_chars < 0 or self._free_events < 0 or has_stored:
+        if self._free_chars < 0 or self._free_events < 0:
             self._measure(grown)
         if self.problem:
             self._waiting.clear()
@@ -100,4 +101,5 @@ class Growth:
     def take_stored(self, stored: Resynced) -> None:
         """Bring the conversation in line with what the server stored, where it has room for it."""
         if not self.problem:
+            self._free_events = 0
             self._grow([stored], 0)

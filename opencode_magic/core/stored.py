@@ -94,13 +94,16 @@ def as_texts(value: object) -> tuple[str, ...]:
 
 def as_id(value: object) -> str:
     """Give an id; an empty one for what cannot be one."""
-    found = as_text(value)
-    return found if len(found) <= ID_CHARS else ""
+    if not isinstance(value, str) or len(value) > ID_CHARS:
+        return ""
+    return value if value.isascii() else without_surrogates(value)
 
 
 def as_name(value: object, *, limit_chars: int = NAME_CHARS) -> str:
     """Give a JSON string, cut after so many characters with a mark of how many are left out."""
-    found = as_text(value)
+    if not isinstance(value, str):
+        return ""
+    found = value if value.isascii() else without_surrogates(value)
     if len(found) <= limit_chars:
         return found
     return f"{found[:limit_chars]}… ({len(found) - limit_chars:,} more characters)"

@@ -12,6 +12,7 @@ import re
 LARGEST_VALUES = 1_000_000
 """Values and names in one text. A page of 50 large messages has some ten thousand."""
 
+_DECODER = json.JSONDecoder(parse_constant=lambda _name: None)  # made once: that takes time
 _REST_OF_STRING = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
@@ -28,7 +29,7 @@ def parse_json(text: str, *, limit: int = LARGEST_VALUES) -> object:
     if _exceeds(text, limit):
         raise ValueError(f"more than {limit} values")
     try:
-        value: object = json.loads(text, parse_constant=lambda _name: None)
+        value: object = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         # Its own error holds the whole text for as long as a traceback is kept.
         raise ValueError(error.msg) from None
