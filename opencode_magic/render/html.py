@@ -98,10 +98,10 @@ class _Writer:
 
     def _fold(self, fold: Fold) -> str:
         right = f'<span style="{style.SUMMARY_RIGHT}">{_line(fold.right)}</span>'
+        line = f"{_line(fold.left)} {right}"
         if not fold.body:
-            line = f"{right}{_line(fold.left)}"
             return f'<div style="{style.FOLD}{style.NO_MARKER}">{line}</div>'
-        summary = f'<summary style="{style.SUMMARY}">{right}{_line(fold.left)}</summary>'
+        summary = f'<summary style="{style.SUMMARY}">{line}</summary>'
         body = f'<div style="{style.FOLD_BODY}">{self.blocks(fold.body)}</div>'
         is_open = " open" if fold.is_open else ""
         return f'<details{is_open} style="{style.FOLD}">{summary}{body}</details>'

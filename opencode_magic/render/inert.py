@@ -41,7 +41,8 @@ _FROM_THE_RIGHT = re.compile(
     r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
 """Letters of Hebrew, Arabic and other scripts that are read from the right."""
-_OWN_DIRECTION = re.compile(r"<(p|ul|ol|blockquote|th|td)(?=[ >])")
+_OWN_DIRECTION = re.compile(r"<(p|ul|ol)(?=[ >])")
+_CELL = re.compile(r"<(th|td)(?=[ >])")
 _SIMPLE_TAGS = {
     "paragraph": ("p", ""),
     "blockquote": ("blockquote", style.QUOTE),
@@ -83,7 +84,8 @@ def _chunk_html(chunk: str, budget: Budget | None) -> str:
         return plain_html(chunk)
     html = "".join(_blocks_html(_reader.parse(chunk), budget))
     if _FROM_THE_RIGHT.search(chunk):
-        html = _OWN_DIRECTION.sub(r'<\1 dir="auto"', html)
+        html = _OWN_DIRECTION.sub(rf'<\1 dir="auto" style="{style.START}"', html)
+        html = _CELL.sub(r'<\1 dir="auto"', html)
     return html if is_inert(html) else plain_html(chunk)
 
 

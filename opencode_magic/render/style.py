@@ -87,6 +87,8 @@ TOOL = f"font-family:monospace;font-family:{_MONO};font-size:12px;"
 STRONG = "font-weight:600;"
 ANSWER = f"border-left:3px solid {_LINE};padding:2px 0 2px 14px;margin:2px 0 8px 0;"
 PROSE = "font-size:14px;line-height:1.55;overflow-wrap:anywhere;margin:8px 0;"
+START = "text-align:start;"
+"""For paragraphs with a direction of their own: JupyterLab 4.6 sets all of them to the left."""
 TAIL = "white-space:pre-wrap;"
 CODE = (
     "background:rgba(128,128,128,.1);border-radius:6px;padding:8px 12px;font-size:12px;"
@@ -94,9 +96,9 @@ CODE = (
 )
 WRAPPED = f"{CODE}white-space:pre-wrap;overflow-wrap:anywhere;"
 FOLD = "margin:3px 0;"
-SUMMARY = "cursor:pointer;"
+SUMMARY = "cursor:pointer;overflow:hidden;"
 SUMMARY_RIGHT = "float:right;margin-left:12px;"
-NO_MARKER = "padding-left:14px;"
+NO_MARKER = "padding-left:14px;overflow:hidden;"
 FOLD_BODY = "margin:3px 0 6px 16px;"
 FOOTER = (
     f"display:flex;flex-wrap:wrap;gap:2px 16px;border-top:1px solid {_LINE};margin-top:8px;"

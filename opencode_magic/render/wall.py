@@ -31,7 +31,7 @@ _PROPERTY_NAMES = (
 )
 _PROPERTIES = frozenset(_PROPERTY_NAMES.split())
 _VALUE = re.compile(r"(?:[a-z0-9 #%.,-]|(?:rgba|var|color-mix)\(|\)|currentColor)+\Z")
-_DIRECTED = ("p", "ul", "ol", "blockquote", "th", "td", "div")
+_DIRECTED = ("p", "ul", "ol", "th", "td", "div")
 _FIXED = {
     ("a", "target"): frozenset({"_blank"}),
     ("a", "rel"): frozenset({"noopener noreferrer nofollow"}),

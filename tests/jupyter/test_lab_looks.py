@@ -36,6 +36,9 @@ show(blocks.down_blocks(s.DOWN)); show(blocks.error_blocks(s.NO_NAMESPACES))
 heads = [f"column {{n}}" for n in range(9)]
 rows = ["|".join(heads), "|".join(["---"] * 9), "|".join(["some words in a cell"] * 9)]
 show([Answer((Prose("\\n".join(rows)),))])
+long = replace(s.BASH, input={{"command": "make " * 24}})
+messages = (replace(s.TURN.messages[0], parts=(s.BASH, long, s.BASH)),)
+show(blocks.turn_blocks(replace(s.TURN, messages=messages)))
 show([Answer((Prose("שלום עולם!\\n\\nhello, עולם!"),))])
 """
 
@@ -99,6 +102,17 @@ FAINT = """() => {
 """Text with less contrast than WCAG 2 asks for (level AA), with the contrast that it has."""
 
 
+OUTSIDE = """() => [...document.querySelectorAll(".jp-OutputArea-output summary")].filter(row => {
+    const box = row.getBoundingClientRect();
+    return [...row.children].map(part => part.getBoundingClientRect()).some(part =>
+        part.top < box.top || part.bottom > box.bottom || part.right > box.right + 1);
+}).map(row => row.textContent)"""
+"""Rows of tool calls that do not hold all that stands in them."""
+
+
+SIDE = "p => getComputedStyle(p).direction + ' ' + getComputedStyle(p).textAlign"
+
+
 @pytest.fixture(scope="module", params=get_args(Theme))
 def cards(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -131,6 +145,16 @@ def test_direction(cards: LabPage) -> None:
     paragraphs = cards.page.locator(".jp-OutputArea-output p[dir=auto]")
 
     assert [
-        (paragraph.inner_text(), paragraph.evaluate("p => getComputedStyle(p).direction"))
-        for paragraph in paragraphs.all()
-    ] == [("שלום עולם!", "rtl"), ("hello, עולם!", "ltr")]
+        (paragraph.inner_text(), paragraph.evaluate(SIDE)) for paragraph in paragraphs.all()
+    ] == [("שלום עולם!", "rtl start"), ("hello, עולם!", "ltr start")]
+
+
+def test_rows_hold_their_endings(cards: LabPage) -> None:
+    """How a call ended stands in its own row, however long its command is."""
+    endings = cards.page.evaluate(
+        """() => [...document.querySelectorAll(".jp-OutputArea-output summary")].map(row =>
+            row.lastElementChild.getBoundingClientRect().top - row.getBoundingClientRect().top)"""
+    )
+
+    assert cards.page.evaluate(OUTSIDE) == []
+    assert min(endings) < 5

@@ -62,6 +62,14 @@ def test_fold() -> None:
     assert "<details open style" in opened
 
 
+def test_fold_is_read_in_order() -> None:
+    """A screen reader says what a call did before how it ended, in words that stand apart."""
+    fold = Fold((Span("bash", form="tool"), Span("ls")), (Span("exit 0"),), body=(Code("b"),))
+
+    words = re.sub("<[^>]*>", "", render_html((fold,)))
+    assert words == "bash ls exit 0b"
+
+
 def test_prose() -> None:
     """A view can bring its own way to write what still grows."""
     assert "<em>a</em>" in render_html((Prose("*a*"),))

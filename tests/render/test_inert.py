@@ -58,9 +58,10 @@ def _bare(text: str) -> str:
             "<p><span><em>a</em></span><span> (http://localhost:1/)</span></p>",
         ),
         (
-            "שלום!\n\n1. a\n\n> b",
+            "שלום!\n\n1. a\n\n> b\n\n|c|\n|-|",
             '<p dir="auto">שלום!</p><ol dir="auto" start="1"><li>a\n</li></ol>'  # noqa: ISC004 - one text
-            '<blockquote dir="auto"><p dir="auto">b</p></blockquote>',
+            '<blockquote><p dir="auto">b</p></blockquote>'
+            '<div><table><thead><tr><th dir="auto">c</th></tr></thead></table></div>',
         ),
         ("", ""),
     ],
