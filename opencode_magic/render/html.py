@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 from opencode_magic.render import style
 from opencode_magic.render.escape import markup_text
 from opencode_magic.render.highlight import Budget, code_html
-from opencode_magic.render.inert import markdown_html, plain_html
+from opencode_magic.render.inert import HTML_LIMIT_CHARS, markdown_html, plain_html
 from opencode_magic.render.shapes import (
     Answer,
     Block,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+PROSE_LIMIT_CHARS = 2 * HTML_LIMIT_CHARS
+"""Once the parts of a reply have made so much HTML, the others are shown as plain text."""
 SHORT_CELL_CHARS = 24
 """A cell of a table with no more than this is not broken into lines."""
 
@@ -62,6 +64,7 @@ class _Writer:
     def __init__(self, prose: Callable[[Prose], str]) -> None:
         self._prose = prose
         self._budget = Budget()
+        self._prose_left_chars = PROSE_LIMIT_CHARS
 
     def blocks(self, blocks: Sequence[Block]) -> str:
         return "".join(self.block(block) for block in blocks)
@@ -69,7 +72,7 @@ class _Writer:
     def block(self, block: Block) -> str:  # noqa: C901, PLR0911 - one arm a kind of block
         match block:
             case Prose():
-                return f'<div style="{style.PROSE}">{self._prose(block)}</div>'
+                return f'<div style="{style.PROSE}">{self._said(block)}</div>'
             case Code():
                 return self._code(block)
             case Row():
@@ -90,6 +93,11 @@ class _Writer:
                 return f'<div style="{style.ANSWER}">{self.blocks(block.blocks)}</div>'
             case _ as never:
                 assert_never(never)
+
+    def _said(self, prose: Prose) -> str:
+        html = self._prose(prose) if self._prose_left_chars > 0 else plain_html(prose.text)
+        self._prose_left_chars -= len(html)
+        return html
 
     def _code(self, code: Code) -> str:
         declarations = style.CODE if code.language else style.WRAPPED

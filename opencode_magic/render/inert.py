@@ -32,8 +32,13 @@ WHOLE_LIMIT_CHARS = 50_000
 """A longer text is read in chunks, so that its cost stays linear."""
 CHUNK_LIMIT_CHARS = 100_000
 PARAGRAPH_LIMIT_CHARS = 12_000
+HTML_LIMIT_CHARS = 16_000_000
+"""Once one text has made so much HTML, its rest is shown as plain text; 2 MB of prose make 6."""
 MARKS_LIMIT = 1_000
 """More of these in one paragraph, and it is shown as plain text."""
+
+PADDING_FREE_CELLS = 100
+"""A small table may have short rows."""
 
 _MARKS = re.compile(r"[\[\]*_`~<!&]")
 _DEEP = re.compile(r"^(?:[ \t]*(?:>|[*+-](?=[ \t])|\d{1,9}[.)](?=[ \t]))){24}", re.MULTILINE)
@@ -70,7 +75,12 @@ def markdown_html(text: str, *, is_draft: bool = False) -> str:
     text = shorten(text, limit_chars=REPLY_LIMIT_CHARS)
     budget = None if is_draft else Budget()
     chunks = [text] if len(text) <= WHOLE_LIMIT_CHARS else split_markdown(text)
-    return "".join(_chunk_html(chunk, budget) for chunk in chunks)
+    done: list[str] = []
+    left_chars = HTML_LIMIT_CHARS
+    for chunk in chunks:
+        done.append(_chunk_html(chunk, budget) if left_chars > 0 else plain_html(chunk))
+        left_chars -= len(done[-1])
+    return "".join(done)
 
 
 def plain_html(text: str) -> str:
@@ -94,9 +104,18 @@ def _is_readable(chunk: str) -> bool:
     if len(chunk) > CHUNK_LIMIT_CHARS or _DEEP.search(chunk):
         return False
     return all(
-        len(paragraph) <= PARAGRAPH_LIMIT_CHARS and len(_MARKS.findall(paragraph)) <= MARKS_LIMIT
+        len(paragraph) <= PARAGRAPH_LIMIT_CHARS
+        and len(_MARKS.findall(paragraph)) <= MARKS_LIMIT
+        and not _is_padded(paragraph)
         for paragraph in paragraphs(chunk)
     )
+
+
+def _is_padded(paragraph: str) -> bool:
+    """Say whether the reader would fill a table's short rows with more cells than its text has."""
+    lines = paragraph.split("\n")
+    columns = max(line.count("|") for line in lines)
+    return columns * len(lines) > PADDING_FREE_CELLS + len(paragraph)
 
 
 def _blocks_html(tokens: Sequence[Token], budget: Budget | None) -> Iterator[str]:

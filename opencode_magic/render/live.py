@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from opencode_magic.render.chunks import Splitter
-from opencode_magic.render.inert import markdown_html, plain_html
+from opencode_magic.render.inert import HTML_LIMIT_CHARS, markdown_html, plain_html
 
 if TYPE_CHECKING:
     from opencode_magic.render.shapes import Prose
@@ -17,6 +17,7 @@ class _Growing:
     splitter: Splitter = field(default_factory=Splitter)
     done_text: str = ""
     done_html: list[str] = field(default_factory=list)
+    done_chars: int = 0
 
 
 class LiveMarkdown:
@@ -39,6 +40,9 @@ class LiveMarkdown:
         cuts = growing.splitter.feed(prose.text)
         if cuts:
             finished = prose.text[start : cuts[-1]]
-            growing.done_html.append(markdown_html(finished, is_draft=True))
+            is_short = growing.done_chars < HTML_LIMIT_CHARS
+            html = markdown_html(finished, is_draft=True) if is_short else plain_html(finished)
+            growing.done_html.append(html)
+            growing.done_chars += len(html)
             growing.done_text = prose.text[: cuts[-1]]
         return "".join(growing.done_html) + plain_html(prose.text[len(growing.done_text) :])

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from opencode_magic.render import html
-from opencode_magic.render.html import render_html
+from opencode_magic.render.html import PROSE_LIMIT_CHARS, render_html
 from opencode_magic.render.shapes import (
     Card,
     Code,
@@ -110,3 +110,14 @@ def test_one_budget() -> None:
     writer.blocks((Code("x = 1", "python"), Code("x = 1", "python")))
 
     assert writer._budget.left_chars == before - 10
+
+
+def test_many_parts_make_only_so_much_markup() -> None:
+    """Once they have made too much, the other parts are shown as plain text."""
+    text = "| x " * 10 + "|\n" + "|-" * 10 + "|\n" + ("|y" * 10 + "|\n") * 150
+    blocks = [Prose(text, key=str(number)) for number in range(700)]
+
+    html = render_html(blocks)
+
+    assert PROSE_LIMIT_CHARS < len(html) < PROSE_LIMIT_CHARS + 3_000_000
+    assert html.count("<table") < 400

@@ -194,3 +194,42 @@ def test_always_inert(text: str) -> None:
     html = "".join(inert._blocks_html(inert._reader.parse(text), Budget()))
 
     assert is_inert(html)
+
+
+def _padded(columns: int, rows: int) -> str:
+    return f"|{'a|' * columns}\n|{'-|' * columns}\n" + "a\n" * rows + "\n\n"
+
+
+@pytest.mark.parametrize("columns", [30, 100, 640, 3_000])
+def test_a_table_is_not_filled_with_more_than_it_says(columns: int) -> None:
+    """Rows of one letter under a wide head would make hundreds of times the text."""
+    table = _padded(columns, columns)
+    text = table * (300_000 // len(table))
+    started = time.monotonic()
+
+    html = markdown_html(text)
+
+    assert len(html) < 15 * len(text)
+    assert time.monotonic() - started < 20
+
+
+def test_tables_with_a_short_row_stay_tables() -> None:
+    """An honest table may leave out its last cells."""
+    rows = "\n".join(f"| {number} | word word |" for number in range(100))
+
+    html = markdown_html(f"| a | b | c | d |\n|---|---|---|---|\n{rows}\n")
+
+    assert html.count("<tr") == 101
+    assert "<table" in markdown_html(_padded(5, 10))
+
+
+def test_a_text_makes_only_so_much_markup() -> None:
+    """The rest of a text that makes too much is shown as plain text, whole."""
+    text = ("| x " * 10 + "|\n" + "|-" * 10 + "|\n" + ("|y" * 10 + "|\n") * 150 + "\n") * 500
+    assert len(text) < inert.REPLY_LIMIT_CHARS
+
+    html = markdown_html(text)
+
+    assert "<table" in html
+    assert inert.HTML_LIMIT_CHARS < len(html) < inert.HTML_LIMIT_CHARS + 3_000_000
+    assert html.endswith("</div>")

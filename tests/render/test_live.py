@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from opencode_magic.render.inert import markdown_html, plain_html
+from opencode_magic.render.inert import HTML_LIMIT_CHARS, markdown_html, plain_html
 from opencode_magic.render.live import LiveMarkdown
 from opencode_magic.render.shapes import Prose
 
@@ -42,3 +42,15 @@ def test_replaced_text() -> None:
     live.html(Prose("a\n\nb\n", "p"))
 
     assert live.html(Prose("other", "p")) == plain_html("other")
+
+
+def test_a_growing_text_makes_only_so_much_markup() -> None:
+    """What comes once it has made too much is shown as plain text."""
+    live = LiveMarkdown()
+    table = "| x " * 10 + "|\n" + "|-" * 10 + "|\n" + ("|y" * 10 + "|\n") * 150 + "\n"
+
+    for count in (200, 300, 400, 500):
+        html = live.html(Prose(table * count + "x", key="a", is_final=False))
+
+    assert len(html) < 2 * HTML_LIMIT_CHARS
+    assert html.count("<table") < 400
