@@ -26,7 +26,7 @@ from opencode_magic.local.children import KILLED, Child, Children
 from opencode_magic.local.pump import pump
 from opencode_magic.local.seccomp import seccomp_filter
 from opencode_magic.local.start import KeeperPlace
-from opencode_magic.local.watchdog import Breach, Process, Watchdog
+from opencode_magic.local.watchdog import Breach, Counted, Process, Watchdog
 from opencode_magic.local.wire import MessageReader, WireError, send_message
 
 if TYPE_CHECKING:
@@ -259,9 +259,9 @@ class Keeper:
         found = self._ask({"op": "waiting", "idle": idle}).get("waiting")
         return found if isinstance(found, dict) else {}
 
-    def open_files(self, pids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
-        """Give how many ``files``, and ``sockets`` among them, each process has open."""
-        return self._ask_each("open", pids)
+    def count(self, kind: Counted, pids: Sequence[int]) -> Mapping[int, int]:
+        """Give how many of a kind each process has: open files, open sockets, or mappings."""
+        return self._ask_each(kind, pids)
 
     def deleted_bytes(self, pids: Sequence[int]) -> int:
         """Give the disk held by open files that have no name any more."""

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from opencode_magic.local.bpf import attempts_filter
 from opencode_magic.local.usage import (
+    count,
     deleted_bytes,
     hidden_bytes,
-    open_files,
     proportional_bytes,
     unseen_files,
     usage,
@@ -203,9 +203,9 @@ def _answer(control: socket.socket, message: dict[str, object]) -> None:
             _reply(control, message, {"unseen": unseen})
         case "waiting":
             _reply(control, message, {"waiting": waiting_bytes(int(str(message.get("idle"))))})
-        case "open":
-            counts = {str(pid): found for pid, found in open_files(pids).items()}
-            _reply(control, message, {"open": counts})
+        case "files" | "sockets" | "mappings" as kind:
+            counts = {str(pid): found for pid, found in count(kind, pids).items()}
+            _reply(control, message, {kind: counts})
         case "deleted":
             _reply(control, message, {"bytes": deleted_bytes(pids)})
         case "kill":

@@ -197,20 +197,38 @@ def _lines(place: str) -> list[str]:
     return []
 
 
-def open_files(pids: list[int]) -> dict[int, dict[str, int]]:
-    """Give how many files and how many sockets each process has open.
+def count(kind: str, pids: list[int]) -> dict[int, int]:
+    """Give how many ``files``, ``sockets`` or ``mappings`` each process has.
 
-    Threads count like processes: each may have open files of its own.
+    Threads count like processes for what is open: each may have open files of its own. A process
+    that cannot be looked at may have any number.
     """
+    counters = {"files": _count_files, "sockets": _count_sockets, "mappings": _count_mappings}
     counts = {}
     for pid in pids:
-        files = own = 0
-        with contextlib.suppress(OSError):
-            for found in _open_files(pid):
-                files += 1
-                own += stat.S_ISSOCK(found.st_mode)
-        counts[pid] = {"files": files, "sockets": own}
+        try:
+            counts[pid] = counters[kind](pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        except OSError:
+            counts[pid] = _ANY_NUMBER
     return counts
+
+
+def _count_files(pid: int) -> int:
+    return sum(1 for _ in _open_files(pid))
+
+
+def _count_sockets(pid: int) -> int:
+    return sum(stat.S_ISSOCK(found.st_mode) for found in _open_files(pid))
+
+
+def _count_mappings(pid: int) -> int:
+    count = 0
+    with open(f"/proc/{pid}/maps", "rb") as maps:  # noqa: PTH123 - light imports
+        while some := maps.read(1 << 20):
+            count += some.count(b"\n")
+    return count
 
 
 def deleted_bytes(pids: list[int]) -> int:

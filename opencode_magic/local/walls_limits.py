@@ -65,6 +65,7 @@ ATTEMPTS = {
         "connections(60)",
         r"over its limit of \d+ MiB in connections",
     ),
+    "memory for mappings": ("mappings(54)", r"over its limit of \d+ MiB of memory"),
     "open files": ("[open('/dev/null') for _ in range(200)]", "Too many open files"),
     "open files of several processes": (
         "openers(45, 55)",
@@ -93,7 +94,7 @@ ATTEMPTS = {
 _SLOW = "processor time"
 OUTLIVING = "a process that hides from its sandbox's end"
 PROGRAM = r"""
-import array, ctypes, json, os, signal, socket, sys, threading, time
+import array, ctypes, json, mmap, os, signal, socket, sys, threading, time
 ends = socket.socketpair()
 source, folders, patience_s = sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3])
 written = []
@@ -130,6 +131,7 @@ def forked(count, job):
         for _ in range(count):
             child = os.fork()
             if child == 0:
+                ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: whoever is ended, all are
                 job()
                 os._exit(0)
             made.append(child)
@@ -173,6 +175,16 @@ def connections(count):
             time.sleep(patience_s / 100)
         time.sleep(60)
     for made in forked(count // 20, hold): watch(made)
+def mappings(count):
+    # Every other page can be read: what was one mapping is many, and a fork has them all again.
+    libc, page, pairs = ctypes.CDLL(None), mmap.PAGESIZE, 16_000
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    first = libc.mmap(None, 2 * pairs * page, 0, kind, -1, 0)
+    for pair in range(pairs): libc.mprotect(first + 2 * pair * page, page, mmap.PROT_READ)
+    for made in forked(count, lambda: time.sleep(60)): watch(made)
 def sockets(count):
     def hold():
         kept = [end for _ in range(25) for end in socket.socketpair()]
@@ -242,6 +254,7 @@ def try_all(keeper: Keeper) -> dict[str, Met]:
             met[_SLOW] = _end(computing)
         if name != _SLOW:
             met[name] = _end(_start(keeper, source))
+            _let_end(keeper)
     return {name: met[name] for name in ATTEMPTS}
 
 
@@ -258,7 +271,7 @@ def outlive(keeper: Keeper, name: str) -> Check:
         name: A text that no other process has in its arguments.
     """
     _end(_start(keeper, f"outlive({name!r})"))
-    if not _is_running(name):
+    if not _is_running(name, within_s=END_TIMEOUT_S):
         return Check(OUTLIVING, "blocked", "it could not be tried", STEP)
     began = time.monotonic()
     keeper.close()
@@ -273,6 +286,13 @@ def _start(keeper: Keeper, source: str) -> Command:
     program = image.inside_python().program
     argv = [program, "-I", "-c", PROGRAM, *arguments(source, FOLDERS, PATIENCE_S)]
     return run(keeper, CommandSpec(argv), image.environment(has_opencode=False))
+
+
+def _let_end(keeper: Keeper) -> None:
+    """Wait for the processes of an attempt, which counts no more when its first one has ended."""
+    deadline = time.monotonic() + END_TIMEOUT_S
+    while len(keeper.processes()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _end(command: Command) -> Met:
@@ -292,7 +312,16 @@ def _judge_one(name: str, met: Met) -> Check:
     return Check(name, "blocked", last, STEP)
 
 
-def _is_running(name: str) -> bool:
+def _is_running(name: str, within_s: float = 0.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while not _is_found(name):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _is_found(name: str) -> bool:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from opencode_magic.errors import OpencodeMagicError
-from opencode_magic.local.growth import Growth
+from opencode_magic.local.growth import MAPPING_BYTES, Growth, mappings_limit
 from opencode_magic.local.start import all_reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from opencode_magic.local.growth import Hidden
     from opencode_magic.local.isolation import Limits
 
 FASTEST_BYTES_S = 2 * 1024**3
@@ -35,6 +36,8 @@ GROWTH_BYTES, GROWTH_FILES = 16 * 1024**2, 5_000
 KERNEL_KILL_S = 2.0
 """Who is killed so soon after the kernel ended a process for the memory was ended by it too."""
 _DU_TIMEOUT_S = 120.0
+Kind = Literal["memory", "disk", "files", "open files", "connections"]
+Counted = Literal["files", "sockets", "mappings"]
 _MIB = 1024**2
 
 
@@ -56,7 +59,7 @@ class Process:
 class Breach:
     """A limit was reached and a process was ended for it."""
 
-    kind: Literal["memory", "disk", "files", "open files", "connections"]
+    kind: Kind
     used: int
     limit: int
     process: Process
@@ -77,10 +80,6 @@ def _over(limit: int, kind: str) -> str:
     return f"the sandbox is over its limit of {most}"
 
 
-def _most(processes: Sequence[Process], held: Mapping[int, int]) -> Process:
-    return max(processes, key=lambda process: held.get(process.pid, 0))
-
-
 class Gauge(Protocol):
     """What a watchdog needs of a keeper."""
 
@@ -93,8 +92,8 @@ class Gauge(Protocol):
     def waiting_bytes(self) -> Mapping[str, int]:
         """Give the most that may wait in sockets inside, in those of ``tcp`` and in ``other``."""
 
-    def open_files(self, pids: Sequence[int]) -> Mapping[int, Mapping[str, int]]:
-        """Give how many ``files``, and ``sockets`` among them, each process has open."""
+    def count(self, kind: Counted, pids: Sequence[int]) -> Mapping[int, int]:
+        """Give how many of a kind each process has: open files, open sockets, or mappings."""
 
     def deleted_bytes(self, pids: Sequence[int]) -> int:
         """Give the disk held by open files without a name."""
@@ -178,11 +177,14 @@ class Watchdog:
         connected = min(grown.tcp_bytes, most["tcp"])
         # Others of the machine may give back meanwhile what sockets here take: never all of it.
         waiting = max(min(grown.kernel_bytes, most["other"] + connected), most["other"] // 4)
-        hidden = grown.shared_bytes + waiting
+        tables = min(
+            max(0, grown.kernel_bytes - waiting), len(processes) * mappings_limit() * MAPPING_BYTES
+        )
+        hidden = grown.shared_bytes + waiting + tables
         may_hide = used + hidden > limit
         if (
             self._end_who_connects(processes, connected)
-            or (may_hide and self._end_who_hides(processes, grown.shared_bytes, waiting))
+            or (may_hide and self._end_who_hides(processes, grown, waiting))
             or self._end_who_opens(processes, grown.open_files)
         ):
             return SHORTEST_WAIT_S
@@ -207,24 +209,46 @@ class Watchdog:
                 return ""
             return f"ended by the kernel: {_over(self._limits.memory_bytes, 'memory')}"
 
-    def _end_who_hides(self, processes: Sequence[Process], shared: int, waiting: int) -> bool:
+    def _end_who_hides(self, processes: Sequence[Process], grown: Hidden, waiting: int) -> bool:
         """End who holds most memory that its tables do not show, where that is too much.
 
         Pages of a shared mapping stay when a process drops them from its tables; what waits in a
-        socket is in nobody's.
+        socket is in nobody's, and so are the kernel's notes about each mapping.
         """
-        pids = [process.pid for process in processes]
-        hidden = self._gauge.hidden_bytes(pids)
-        shared = min(shared, sum(hidden.values()))
         limit = self._limits.memory_bytes
-        if sum(process.memory_bytes for process in processes) + shared + waiting <= limit:
+        pids = [process.pid for process in processes]
+        hidden = self._gauge.hidden_bytes(pids) if grown.shared_bytes > GROWTH_BYTES else {}
+        shared = min(grown.shared_bytes, sum(hidden.values()))
+        used = sum(process.memory_bytes for process in processes)
+        mapped = self._mapped(processes, limit - shared - waiting)
+        tables = min(max(0, grown.kernel_bytes - waiting), sum(mapped.values()))
+        if used + shared + waiting + tables <= limit:
             return False
-        total = self._used_with_shared_once(processes) + shared + waiting
+        total = self._used_with_shared_once(processes) + shared + waiting + tables
         if total <= limit:
             return False
-        held = self._open(processes, "sockets") if waiting > shared else hidden
-        self._end(Breach("memory", total, limit, _most(processes, held)))
-        return True
+        if tables > max(shared, waiting):
+            held: Mapping[int, int] = mapped
+        else:
+            held = hidden if shared > waiting else self._held("sockets", processes)
+        if held is mapped:
+            # A fork has as many as its parent: one after the other would take too long.
+            many = max(mapped.values()) // 2
+            self._gauge.kill([pid for pid, size in mapped.items() if size > many])
+        return self._end_most("memory", total, limit, processes, held)
+
+    def _mapped(self, processes: Sequence[Process], enough: int) -> dict[int, int]:
+        """Give the bytes of the kernel's notes about the mappings of each process.
+
+        One process after the other, since counting is slow, and until there is enough to act on.
+        """
+        mapped: dict[int, int] = {}
+        for process in processes:
+            if sum(mapped.values()) > max(0, enough):
+                break
+            for pid, count in self._held("mappings", [process]).items():
+                mapped[pid] = min(count, mappings_limit()) * MAPPING_BYTES
+        return mapped
 
     def _end_who_connects(self, processes: Sequence[Process], waiting: int) -> bool:
         """End who has most sockets, where too much waits in TCP connections.
@@ -234,25 +258,36 @@ class Watchdog:
         limit = self._limits.connection_bytes
         if waiting <= limit:
             return False
-        most = _most(processes, self._open(processes, "sockets"))
-        self._end(Breach("connections", waiting, limit, most))
-        return True
+        held = self._held("sockets", processes)
+        return self._end_most("connections", waiting, limit, processes, held)
 
     def _end_who_opens(self, processes: Sequence[Process], grown: int) -> bool:
         """End who has most files open, where the sandbox has too many."""
         limit = self._limits.all_open_files
         if grown <= limit:
             return False
-        held = self._open(processes, "files")
+        held = self._held("files", processes)
         total = sum(held.values())
         if total <= limit:
             return False
-        self._end(Breach("open files", total, limit, _most(processes, held)))
+        return self._end_most("open files", total, limit, processes, held)
+
+    def _end_most(
+        self,
+        kind: Kind,
+        used: int,
+        limit: int,
+        processes: Sequence[Process],
+        held: Mapping[int, int],
+    ) -> bool:
+        most = max(processes, key=lambda process: held.get(process.pid, 0))
+        if not held.get(most.pid):
+            return False  # whoever took it has ended, and the kernel is giving it back
+        self._end(Breach(kind, used, limit, most))
         return True
 
-    def _open(self, processes: Sequence[Process], kind: str) -> Mapping[int, int]:
-        found = self._gauge.open_files([process.pid for process in processes])
-        return {pid: counts[kind] for pid, counts in found.items()}
+    def _held(self, kind: Counted, processes: Sequence[Process]) -> Mapping[int, int]:
+        return self._gauge.count(kind, [process.pid for process in processes])
 
     def _used_with_shared_once(self, processes: Sequence[Process]) -> int:
         shares = self._gauge.shares([process.pid for process in processes])

@@ -64,6 +64,20 @@ while time.monotonic() - began < 15:
     globals()[sys.argv[1]]()
     time.sleep(0.002)
 """
+MAPPINGS = """
+import ctypes, mmap, os, time
+libc, pairs = ctypes.CDLL(None), 32_000
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+room = mmap.mmap(-1, pairs * 2 * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+first = ctypes.addressof(ctypes.c_char.from_buffer(room))
+for pair in range(pairs):
+    libc.mprotect(first + pair * 2 * mmap.PAGESIZE, mmap.PAGESIZE, 0)  # one mapping is two now
+for _ in range(100):
+    if os.fork() == 0:
+        time.sleep(20)
+        os._exit(0)
+time.sleep(15)
+"""
 OPEN = """
 import os, time
 for _ in range(8):
@@ -317,6 +331,23 @@ def test_a_connection_holds_little() -> None:
         assert made.run("python3", "-c", source) == (0, "True\n")
 
 
+def test_memory_for_mappings_is_limited() -> None:
+    """What the kernel keeps for each mapping counts, however small the memory of each process."""
+    with keepers.sandbox(Limits(memory_bytes=700 * MIB)) as made:
+        mapper = made.start("python3", "-c", MAPPINGS)
+
+        assert eventually(lambda: breached(made), timeout_s=15)
+        used = [process.memory_bytes for process in made.keeper.processes()]
+        mapper.signal(9)
+        mapper.wait(10)
+        said = b"".join(output.data for output in mapper.outputs()).decode()
+
+        assert "was ended: the sandbox is over its limit of 700 MiB of memory" in said
+        assert sum(used) < 690 * MIB
+        assert max(breach.used for breach in made.keeper.breaches) < 1400 * MIB
+        assert made.run("echo", "on") == (0, "on\n")
+
+
 def test_open_files_of_all_processes_are_limited() -> None:
     """Processes that each have few files open have too many together: some are ended."""
     with keepers.sandbox(Limits(all_open_files=1000)) as made:
@@ -341,7 +372,7 @@ def breached(made: keepers.Sandbox) -> bool:
 
 def count_open(made: keepers.Sandbox) -> int:
     pids = [process.pid for process in made.keeper.processes()]
-    return sum(counts["files"] for counts in made.keeper.open_files(pids).values())
+    return sum(made.keeper.count("files", pids).values())
 
 
 def test_who_has_few_sockets_is_not_ended_for_the_machine() -> None:
