@@ -74,6 +74,18 @@ def default_connection_bytes() -> int:
     return max(32 * MIB, total // 43)
 
 
+def default_watches() -> int:
+    """Give how many files may be watched by epoll: half of what the user may have.
+
+    The kernel counts them by user, and the sandbox's programs may be the same one to it. Source:
+    epoll(7), ``max_user_watches``.
+    """
+    try:
+        return int(Path("/proc/sys/fs/epoll/max_user_watches").read_text()) // 2
+    except (OSError, ValueError):
+        return 200_000
+
+
 def default_processes() -> int:
     """Give how many processes and threads a sandbox may have: half of what there may be here.
 
@@ -84,10 +96,12 @@ def default_processes() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one sandbox may use. The kernel counts all but the first five, the watchdog those."""
+    """What one sandbox may use. The kernel counts all but the first six, the watchdog those."""
 
     memory_bytes: int = field(default_factory=default_memory_bytes)
     """Memory of all processes together; see `default_memory_bytes`."""
+    watches: int = field(default_factory=default_watches)
+    """Files watched by epoll, of all processes together; see `default_watches`."""
     connection_bytes: int = field(default_factory=default_connection_bytes)
     """What waits in TCP connections inside; see `default_connection_bytes`."""
     disk_bytes: int = 20 * GIB

@@ -23,10 +23,11 @@ from opencode_magic.errors import SandboxError
 from opencode_magic.local import image, isolation, start
 from opencode_magic.local.cgroups import Cgroup, family_of
 from opencode_magic.local.children import KILLED, Child, Children
+from opencode_magic.local.gauge import Breach, Counted, Process
 from opencode_magic.local.pump import pump
 from opencode_magic.local.seccomp import seccomp_filter
 from opencode_magic.local.start import KeeperPlace
-from opencode_magic.local.watchdog import Breach, Counted, Process, Watchdog
+from opencode_magic.local.watchdog import Watchdog
 from opencode_magic.local.wire import MessageReader, WireError, send_message
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ class Keeper:
         return found if isinstance(found, dict) else {}
 
     def count(self, kind: Counted, pids: Sequence[int]) -> Mapping[int, int]:
-        """Give how many of a kind each process has: open files, open sockets, or mappings."""
+        """Give how many of a kind each process has."""
         return self._ask_each(kind, pids)
 
     def deleted_bytes(self, pids: Sequence[int]) -> int:

@@ -203,7 +203,7 @@ def _answer(control: socket.socket, message: dict[str, object]) -> None:
             _reply(control, message, {"unseen": unseen})
         case "waiting":
             _reply(control, message, {"waiting": waiting_bytes(int(str(message.get("idle"))))})
-        case "files" | "sockets" | "mappings" as kind:
+        case "files" | "sockets" | "mappings" | "watches" as kind:
             counts = {str(pid): found for pid, found in count(kind, pids).items()}
             _reply(control, message, {kind: counts})
         case "deleted":

@@ -198,12 +198,17 @@ def _lines(place: str) -> list[str]:
 
 
 def count(kind: str, pids: list[int]) -> dict[int, int]:
-    """Give how many ``files``, ``sockets`` or ``mappings`` each process has.
+    """Give how many ``files``, ``sockets``, ``mappings`` or ``watches`` (epoll) each process has.
 
     Threads count like processes for what is open: each may have open files of its own. A process
     that cannot be looked at may have any number.
     """
-    counters = {"files": _count_files, "sockets": _count_sockets, "mappings": _count_mappings}
+    counters = {
+        "files": _count_files,
+        "sockets": _count_sockets,
+        "mappings": _count_mappings,
+        "watches": _count_watches,
+    }
     counts = {}
     for pid in pids:
         try:
@@ -228,6 +233,17 @@ def _count_mappings(pid: int) -> int:
     with open(f"/proc/{pid}/maps", "rb") as maps:  # noqa: PTH123 - light imports
         while some := maps.read(1 << 20):
             count += some.count(b"\n")
+    return count
+
+
+def _count_watches(pid: int) -> int:
+    count = 0
+    for folder in _tasks(pid):
+        for name in os.listdir(f"{folder}/fd"):  # noqa: PTH208 - light imports
+            with contextlib.suppress(OSError):
+                if os.readlink(f"{folder}/fd/{name}") == "anon_inode:[eventpoll]":  # noqa: PTH115 - light imports
+                    with open(f"{folder}/fdinfo/{name}", "rb") as info:  # noqa: PTH123 - light imports
+                        count += info.read().count(b"tfd:")
     return count
 
 

@@ -11,17 +11,19 @@ import os
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from opencode_magic.errors import OpencodeMagicError
-from opencode_magic.local.growth import MAPPING_BYTES, Growth, mappings_limit
+from opencode_magic.local.gauge import Breach, Process, over
+from opencode_magic.local.growth import MAPPING_BYTES, WATCH_BYTES, Growth, mappings_limit
 from opencode_magic.local.start import all_reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from opencode_magic.local.gauge import Counted, Gauge, Kind
     from opencode_magic.local.growth import Hidden
     from opencode_magic.local.isolation import Limits
 
@@ -36,79 +38,6 @@ GROWTH_BYTES, GROWTH_FILES = 16 * 1024**2, 5_000
 KERNEL_KILL_S = 2.0
 """Who is killed so soon after the kernel ended a process for the memory was ended by it too."""
 _DU_TIMEOUT_S = 120.0
-Kind = Literal["memory", "disk", "files", "open files", "connections"]
-Counted = Literal["files", "sockets", "mappings"]
-_MIB = 1024**2
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """One process of the sandbox."""
-
-    pid: int
-    """As the keeper knows it."""
-    inner_pid: int
-    inner_session: int
-    """The pid inside of the command it belongs to, unless it made a session of its own."""
-    memory_bytes: int
-    written_bytes: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Breach:
-    """A limit was reached and a process was ended for it."""
-
-    kind: Kind
-    used: int
-    limit: int
-    process: Process
-
-    @property
-    def line(self) -> str:
-        """What a person reads."""
-        return f"{self.process.name!r} was ended: {_over(self.limit, self.kind)}"
-
-
-def _over(limit: int, kind: str) -> str:
-    most = {
-        "files": f"{limit} files of disk",
-        "open files": f"{limit} open files",
-        "connections": f"{limit // _MIB} MiB in connections",
-        "memory": f"{limit // _MIB} MiB of memory",
-    }.get(kind, f"{limit // _MIB} MiB of disk")
-    return f"the sandbox is over its limit of {most}"
-
-
-class Gauge(Protocol):
-    """What a watchdog needs of a keeper."""
-
-    def processes(self) -> list[Process]:
-        """Give the sandbox's processes, the largest first."""
-
-    def shares(self, pids: Sequence[int]) -> Mapping[int, int]:
-        """Give each process's share of memory, where it can be known."""
-
-    def waiting_bytes(self) -> Mapping[str, int]:
-        """Give the most that may wait in sockets inside, in those of ``tcp`` and in ``other``."""
-
-    def count(self, kind: Counted, pids: Sequence[int]) -> Mapping[int, int]:
-        """Give how many of a kind each process has: open files, open sockets, or mappings."""
-
-    def deleted_bytes(self, pids: Sequence[int]) -> int:
-        """Give the disk held by open files without a name."""
-
-    def unseen_files(self, pids: Sequence[int]) -> Mapping[int, int]:
-        """Give how many files without a name each process may hold besides its open ones."""
-
-    def hidden_bytes(self, pids: Sequence[int]) -> Mapping[int, int]:
-        """Give the shared memory that each process may hold without having it in its tables."""
-
-    def kernel_kills(self) -> int:
-        """Give how many processes the kernel has ended for the sandbox's memory."""
-
-    def kill(self, pids: Sequence[int]) -> None:
-        """End processes at once."""
 
 
 class Watchdog:
@@ -185,7 +114,7 @@ class Watchdog:
         if (
             self._end_who_connects(processes, connected)
             or (may_hide and self._end_who_hides(processes, grown, waiting))
-            or self._end_who_opens(processes, grown.open_files)
+            or self._end_who_opens(processes, grown)
         ):
             return SHORTEST_WAIT_S
         self._look_at_disk(processes)
@@ -207,7 +136,7 @@ class Watchdog:
                 self._note(Breach("memory", limit, limit, unknown))
             if now - self._kernel_killed_at > KERNEL_KILL_S:
                 return ""
-            return f"ended by the kernel: {_over(self._limits.memory_bytes, 'memory')}"
+            return f"ended by the kernel: {over(self._limits.memory_bytes, 'memory')}"
 
     def _end_who_hides(self, processes: Sequence[Process], grown: Hidden, waiting: int) -> bool:
         """End who holds most memory that its tables do not show, where that is too much.
@@ -261,16 +190,22 @@ class Watchdog:
         held = self._held("sockets", processes)
         return self._end_most("connections", waiting, limit, processes, held)
 
-    def _end_who_opens(self, processes: Sequence[Process], grown: int) -> bool:
-        """End who has most files open, where the sandbox has too many."""
-        limit = self._limits.all_open_files
-        if grown <= limit:
-            return False
-        held = self._held("files", processes)
-        total = sum(held.values())
-        if total <= limit:
-            return False
-        return self._end_most("open files", total, limit, processes, held)
+    def _end_who_opens(self, processes: Sequence[Process], grown: Hidden) -> bool:
+        """End who has most files open, or watched by epoll, where the sandbox has too many.
+
+        The machine has one limit for the one, and each of its users one for the other.
+        """
+        limits = self._limits
+        found: tuple[tuple[Kind, Counted, int, int], ...] = (
+            ("open files", "files", grown.open_files, limits.all_open_files),
+            ("watches", "watches", grown.kernel_bytes // WATCH_BYTES, limits.watches),
+        )
+        for kind, counted, most, limit in found:
+            held = self._held(counted, processes) if most > limit else {}
+            total = sum(held.values())
+            if total > limit:
+                return self._end_most(kind, total, limit, processes, held)
+        return False
 
     def _end_most(
         self,

@@ -6,9 +6,9 @@ import pytest
 
 from opencode_magic.local import image
 from opencode_magic.local.children import NOTES_KEPT
+from opencode_magic.local.gauge import Breach, Process
 from opencode_magic.local.isolation import Limits
 from opencode_magic.local.keeper import BREACHES_KEPT
-from opencode_magic.local.watchdog import Breach, Process
 from tests.local import keepers
 from tests.local.keepers import TIME_LIMIT_S
 
