@@ -14,8 +14,6 @@ from pathlib import Path
 _ON_LISTS = ("MemFree", "Active", "Inactive", "Unevictable", "SReclaimable")
 """What is free, shown by some process or file, or given back when asked for."""
 
-WATCH_BYTES = 128
-"""The least that the kernel keeps for one file that epoll watches. Source: epoll(7)."""
 MAPPING_BYTES = 400
 """What the kernel keeps for one mapping of a process: 214 bytes were measured, with pages more."""
 

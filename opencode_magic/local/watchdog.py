@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from opencode_magic.errors import OpencodeMagicError
 from opencode_magic.local.gauge import Breach, Process, over
-from opencode_magic.local.growth import MAPPING_BYTES, WATCH_BYTES, Growth, mappings_limit
+from opencode_magic.local.growth import MAPPING_BYTES, Growth, mappings_limit
 from opencode_magic.local.start import all_reading
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ LONGEST_WAIT_S, SHORTEST_WAIT_S = 1.0, 0.05
 COUNT_STEP_BYTES = 64 * 1024**2
 COUNT_STEP_FILES = 20_000
 SLOWEST_COUNT_S = 60.0
+WATCHES_EVERY_S = 5.0
+"""How often the files that epoll watches are counted, which nothing else tells."""
 GROWTH_BYTES, GROWTH_FILES = 16 * 1024**2, 5_000
 """Growth beyond the limit that is one more breach; less of it is let be."""
 KERNEL_KILL_S = 2.0
@@ -61,6 +63,7 @@ class Watchdog:
         self._is_unexplained = False
         self._written: dict[int, int] = {}
         self._growth = Growth()
+        self._watches_counted_at = 0.0
         self._kernel_lock = threading.Lock()
         self._kernel_kills, self._kernel_killed_at = 0, -math.inf
 
@@ -114,7 +117,7 @@ class Watchdog:
         if (
             self._end_who_connects(processes, connected)
             or (may_hide and self._end_who_hides(processes, grown, waiting))
-            or self._end_who_opens(processes, grown)
+            or self._end_who_opens(processes, grown.open_files)
         ):
             return SHORTEST_WAIT_S
         self._look_at_disk(processes)
@@ -190,18 +193,21 @@ class Watchdog:
         held = self._held("sockets", processes)
         return self._end_most("connections", waiting, limit, processes, held)
 
-    def _end_who_opens(self, processes: Sequence[Process], grown: Hidden) -> bool:
+    def _end_who_opens(self, processes: Sequence[Process], grown: int) -> bool:
         """End who has most files open, or watched by epoll, where the sandbox has too many.
 
         The machine has one limit for the one, and each of its users one for the other.
         """
-        limits = self._limits
-        found: tuple[tuple[Kind, Counted, int, int], ...] = (
-            ("open files", "files", grown.open_files, limits.all_open_files),
-            ("watches", "watches", grown.kernel_bytes // WATCH_BYTES, limits.watches),
+        limits, now = self._limits, time.monotonic()
+        is_due = now - self._watches_counted_at > WATCHES_EVERY_S
+        if is_due:
+            self._watches_counted_at = now
+        found: tuple[tuple[Kind, Counted, bool, int], ...] = (
+            ("open files", "files", grown > limits.all_open_files, limits.all_open_files),
+            ("watches", "watches", is_due, limits.watches),
         )
-        for kind, counted, most, limit in found:
-            held = self._held(counted, processes) if most > limit else {}
+        for kind, counted, is_counted, limit in found:
+            held = self._held(counted, processes) if is_counted else {}
             total = sum(held.values())
             if total > limit:
                 return self._end_most(kind, total, limit, processes, held)

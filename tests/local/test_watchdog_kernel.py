@@ -174,6 +174,19 @@ def test_watches_of_epoll_are_limited(dumpable: int) -> None:
         assert made.run("echo", "on") == (0, "on\n")
 
 
+def test_who_hides_its_files_is_not_taken_to_watch_many() -> None:
+    """A program that closes itself to others' looks, as those with secrets do, is let be."""
+    source = (
+        "import ctypes, select, time; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\n"
+        "poll = select.epoll(); time.sleep(7)"
+    )
+    with keepers.sandbox(Limits(watches=200_000)) as made:
+        hidden = [made.start("python3", "-c", source) for _ in range(5)]
+
+        assert [program.wait(20) for program in hidden] == [0] * 5
+        assert not breached(made)
+
+
 def breached(made: keepers.Sandbox) -> bool:
     return bool(made.keeper.breaches)
 
