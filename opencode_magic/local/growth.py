@@ -14,7 +14,7 @@ from pathlib import Path
 _ON_LISTS = ("MemFree", "Active", "Inactive", "Unevictable", "SReclaimable")
 """What is free, shown by some process or file, or given back when asked for."""
 
-MAPPING_BYTES = 400
+MAPPING_BYTES = 200
 """What the kernel keeps for one mapping of a process: 214 bytes were measured, with pages more."""
 
 

@@ -33,8 +33,8 @@ LONGEST_WAIT_S, SHORTEST_WAIT_S = 1.0, 0.05
 COUNT_STEP_BYTES = 64 * 1024**2
 COUNT_STEP_FILES = 20_000
 SLOWEST_COUNT_S = 60.0
-WATCHES_EVERY_S = 5.0
-"""How often the files that epoll watches are counted, which nothing else tells."""
+COUNT_EVERY_S = 5.0
+"""How often what epoll watches and the mappings are counted, though nothing seems to have grown."""
 GROWTH_BYTES, GROWTH_FILES = 16 * 1024**2, 5_000
 """Growth beyond the limit that is one more breach; less of it is let be."""
 KERNEL_KILL_S = 2.0
@@ -63,7 +63,7 @@ class Watchdog:
         self._is_unexplained = False
         self._written: dict[int, int] = {}
         self._growth = Growth()
-        self._watches_counted_at = 0.0
+        self._counted_all_at = 0.0
         self._kernel_lock = threading.Lock()
         self._kernel_kills, self._kernel_killed_at = 0, -math.inf
 
@@ -113,11 +113,14 @@ class Watchdog:
             max(0, grown.kernel_bytes - waiting), len(processes) * mappings_limit() * MAPPING_BYTES
         )
         hidden = grown.shared_bytes + waiting + tables
-        may_hide = used + hidden > limit
+        is_due = time.monotonic() - self._counted_all_at > COUNT_EVERY_S
+        if is_due:
+            self._counted_all_at = time.monotonic()
+        may_hide = is_due or used + hidden > limit
         if (
             self._end_who_connects(processes, connected)
             or (may_hide and self._end_who_hides(processes, grown, waiting))
-            or self._end_who_opens(processes, grown.open_files)
+            or self._end_who_opens(processes, grown.open_files, is_due=is_due)
         ):
             return SHORTEST_WAIT_S
         self._look_at_disk(processes)
@@ -125,7 +128,7 @@ class Watchdog:
         if self._is_disk_over:
             return SHORTEST_WAIT_S
         # Others of the machine may have taken what it has grown by: that alone is no hurry.
-        shortest_s = 5 * SHORTEST_WAIT_S if may_hide else SHORTEST_WAIT_S
+        shortest_s = 5 * SHORTEST_WAIT_S if used + hidden > limit else SHORTEST_WAIT_S
         return min(LONGEST_WAIT_S, max(shortest_s, (limit - used - hidden) / FASTEST_BYTES_S))
 
     def kernel_line(self) -> str:
@@ -153,7 +156,7 @@ class Watchdog:
         shared = min(grown.shared_bytes, sum(hidden.values()))
         used = sum(process.memory_bytes for process in processes)
         mapped = self._mapped(processes, limit - shared - waiting)
-        tables = min(max(0, grown.kernel_bytes - waiting), sum(mapped.values()))
+        tables = sum(mapped.values())
         if used + shared + waiting + tables <= limit:
             return False
         total = self._used_with_shared_once(processes) + shared + waiting + tables
@@ -163,11 +166,12 @@ class Watchdog:
             held: Mapping[int, int] = mapped
         else:
             held = hidden if shared > waiting else self._held("sockets", processes)
-        if held is mapped:
+        is_ended = self._end_most("memory", total, limit, processes, held)
+        if is_ended and held is mapped:
             # A fork has as many as its parent: one after the other would take too long.
             many = max(mapped.values()) // 2
             self._gauge.kill([pid for pid, size in mapped.items() if size > many])
-        return self._end_most("memory", total, limit, processes, held)
+        return is_ended
 
     def _mapped(self, processes: Sequence[Process], enough: int) -> dict[int, int]:
         """Give the bytes of the kernel's notes about the mappings of each process.
@@ -193,15 +197,12 @@ class Watchdog:
         held = self._held("sockets", processes)
         return self._end_most("connections", waiting, limit, processes, held)
 
-    def _end_who_opens(self, processes: Sequence[Process], grown: int) -> bool:
+    def _end_who_opens(self, processes: Sequence[Process], grown: int, *, is_due: bool) -> bool:
         """End who has most files open, or watched by epoll, where the sandbox has too many.
 
         The machine has one limit for the one, and each of its users one for the other.
         """
-        limits, now = self._limits, time.monotonic()
-        is_due = now - self._watches_counted_at > WATCHES_EVERY_S
-        if is_due:
-            self._watches_counted_at = now
+        limits = self._limits
         found: tuple[tuple[Kind, Counted, bool, int], ...] = (
             ("open files", "files", grown > limits.all_open_files, limits.all_open_files),
             ("watches", "watches", is_due, limits.watches),
