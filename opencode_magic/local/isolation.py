@@ -68,10 +68,11 @@ def default_memory_bytes() -> int:
 def default_connection_bytes() -> int:
     """Give how much may wait in TCP connections: half of what the kernel lets all have at ease.
 
-    Source: tcp(7), ``tcp_mem``, whose usual value is a share of the memory.
+    On a small machine it is more: what the machine's other connections take must not end an agent
+    that has a few dozen. Source: tcp(7), ``tcp_mem``, whose usual value is a share of the memory.
     """
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(32 * MIB, total // 43)
+    return max(128 * MIB, total // 43)
 
 
 def default_watches() -> int:
