@@ -37,15 +37,18 @@ def owner_of(sock: socket.socket) -> int | None:
     except OSError:
         return None
     pair = f"{_hexadecimal(theirs)} {{}}{_hexadecimal(ours)} "
-    wanted = {"tcp": f": {pair.format('')}", "tcp6": f": {_MAPPED}{pair.format(_MAPPED)}"}
+    wanted = {
+        "tcp": f": {pair.format('')}".encode(),
+        "tcp6": f": {_MAPPED}{pair.format(_MAPPED)}".encode(),
+    }
     for table in _TABLES:
-        with suppress(FileNotFoundError):  # a machine without IPv6 has no table of it
-            text = Path("/proc/self/net", table).read_text(encoding="ascii")
-            at = text.find(wanted[table])
-            if at >= 0:
-                # What stands before the first colon is the line's number.
-                fields = ["", *text[at + 1 :].partition("\n")[0].split()]
-                return int(fields[_UID]) if fields[_INODE] != "0" else None
+        # A machine without IPv6 has no table of it. Line by line: it may have many megabytes.
+        with suppress(FileNotFoundError), Path("/proc/self/net", table).open("rb") as lines:
+            for line in lines:
+                if wanted[table] in line:
+                    # What stands before the first colon is the line's number.
+                    fields = line.split()
+                    return int(fields[_UID]) if fields[_INODE] != b"0" else None
     return None
 
 
