@@ -20,6 +20,9 @@ _MEMORY = ("RssAnon", "RssShmem", "VmSwap", *_NEVER_SHARED)
 _BLOCK_BYTES = 512
 _PIDFD_GETFD = 438
 """The number of the system call, on every kind of machine (Linux 5.6)."""
+_KCMP = {"x86_64": 312, "aarch64": 272}
+_KCMP_FILES = 2
+"""``kcmp`` tells whether two threads share their open files. Source: kcmp(2)."""
 _IN_MEMORY = (b"/dev/zero ", b"/dev/shm/", b"/tmp/", b"/run/", b"/memfd:", b"/SYSV")
 """How the mappings of files that stand on no disk begin."""
 _ANY_NUMBER = 1 << 20
@@ -200,8 +203,7 @@ def _lines(place: str) -> list[str]:
 def count(kind: str, pids: list[int]) -> dict[int, int]:
     """Give how many ``files``, ``sockets``, ``mappings`` or ``watches`` (epoll) each process has.
 
-    Threads count like processes for what is open: each may have open files of its own. A process
-    that cannot be looked at may have any number.
+    A process that cannot be looked at may have any number.
     """
     counters = {
         "files": _count_files,
@@ -237,18 +239,11 @@ def _count_mappings(pid: int) -> int:
 
 
 def _count_watches(pid: int) -> int:
-    count = 0
-    for folder in _tasks(pid):
-        try:
-            names = os.listdir(f"{folder}/fd")  # noqa: PTH208 - light imports
-        except PermissionError:
-            return (_table_size(pid) // 2) ** 2  # half of what may be open watches the other half
-        for name in names:
-            with contextlib.suppress(OSError):
-                if os.readlink(f"{folder}/fd/{name}") == "anon_inode:[eventpoll]":  # noqa: PTH115 - light imports
-                    with open(f"{folder}/fdinfo/{name}", "rb") as info:  # noqa: PTH123 - light imports
-                        count += info.read().count(b"tfd:")
-    return count
+    try:
+        places = _opened_as(pid, "anon_inode:[eventpoll]")
+    except PermissionError:
+        return (_table_size(pid) // 2) ** 2  # half of what may be open watches the other half
+    return sum(_info(place).count(b"\ntfd:") for place in places)
 
 
 def deleted_bytes(pids: list[int]) -> int:
@@ -291,36 +286,59 @@ def _mapped_and_removed(pid: int) -> set[bytes]:
 
 def _on_their_way(pid: int) -> int:
     """Give how many open files wait in a process's sockets; one that is closed may hold any."""
-    count = 0
-    for folder in _tasks(pid):
-        try:
-            names = os.listdir(f"{folder}/fd")  # noqa: PTH208 - light imports
-        except PermissionError:
-            is_socket = any(stat.S_ISSOCK(found.st_mode) for found in _hidden_files(pid))
-            return _ANY_NUMBER if is_socket else 0
-        for name in names:
+    try:
+        places = _opened_as(pid, "socket:")
+    except PermissionError:
+        is_socket = any(stat.S_ISSOCK(found.st_mode) for found in _hidden_files(pid))
+        return _ANY_NUMBER if is_socket else 0
+    return sum(_waiting_files(_info(place)) for place in places)
+
+
+def _waiting_files(info: bytes) -> int:
+    _, mark, rest = info.partition(b"\nscm_fds:")
+    return int(rest.split(maxsplit=1)[0]) if mark else 0
+
+
+def _opened_as(pid: int, start: str) -> list[str]:
+    """Give the notes (``fdinfo``) of a process's open files whose names begin so."""
+    places = []
+    for folder in _tables(pid):
+        for name in os.listdir(f"{folder}/fd"):  # noqa: PTH208 - light imports
             with contextlib.suppress(OSError):
-                if os.readlink(f"{folder}/fd/{name}").startswith("socket:"):  # noqa: PTH115 - light imports
-                    count += _waiting_files(f"{folder}/fdinfo/{name}")
-    return count
+                if os.readlink(f"{folder}/fd/{name}").startswith(start):  # noqa: PTH115 - light imports
+                    places.append(f"{folder}/fdinfo/{name}")
+    return places
 
 
-def _waiting_files(place: str) -> int:
-    with open(place, "rb") as info:  # noqa: PTH123 - light imports
-        for line in info:
-            if line.startswith(b"scm_fds:"):
-                return int(line.split()[1])
-    return 0
+def _info(place: str) -> bytes:
+    with contextlib.suppress(OSError), open(place, "rb") as info:  # noqa: PTH123 - light imports
+        return info.read()
+    return b""
 
 
-def _tasks(pid: int) -> list[str]:
-    """Give the folders of a process's threads: each may have a list of open files of its own."""
-    threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - light imports
-    return [f"/proc/{pid}/task/{thread}" for thread in threads]
+def _tables(pid: int) -> list[str]:
+    """Give the folders of the threads that have open files of their own, the first one among them.
+
+    Threads usually share them. Where the kernel does not tell, each is taken to have its own.
+    """
+    threads = sorted(map(int, os.listdir(f"/proc/{pid}/task")))  # noqa: PTH208 - light imports
+    first = threads[0] if pid not in threads else pid
+    own = [first, *(thread for thread in threads if not _is_shared(first, thread))]
+    return [f"/proc/{pid}/task/{thread}" for thread in own]
+
+
+def _is_shared(one: int, other: int) -> bool:
+    if one == other:
+        return True
+    import ctypes  # noqa: PLC0415 - rarely needed
+
+    number = _KCMP.get(os.uname().machine)
+    call = ctypes.CDLL(None).syscall
+    return number is not None and call(number, one, other, _KCMP_FILES, 0, 0) == 0
 
 
 def _open_files(pid: int) -> Iterator[os.stat_result]:
-    for folder in _tasks(pid):
+    for folder in _tables(pid):
         try:
             names = os.listdir(f"{folder}/fd")  # noqa: PTH208 - light imports
         except PermissionError:
