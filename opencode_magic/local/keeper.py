@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opencode_magic.errors import SandboxError
 from opencode_magic.local import image, isolation, start
@@ -247,8 +247,8 @@ class Keeper:
 
     def shares(self, pids: Sequence[int]) -> Mapping[int, int]:
         """Give each process's share of memory, shared pages divided, where it can be known."""
-        shares = self._ask_each("shares", pids)
-        return {pid: share for pid, share in shares.items() if share is not None}
+        shares = self._ask_each("shares", pids).items()
+        return {pid: share for pid, share in shares if share is not None}
 
     def hidden_bytes(self, pids: Sequence[int]) -> Mapping[int, int]:
         """Give the shared memory that each process may hold beyond what its tables show."""
@@ -257,8 +257,7 @@ class Keeper:
     def waiting_bytes(self) -> Mapping[str, int]:
         """Give the most that may wait in sockets inside, in those of ``tcp`` and in ``other``."""
         idle = sum(sock.type == socket.SOCK_STREAM for sock in self.listeners.values())
-        found = self._ask({"op": "waiting", "idle": idle}).get("waiting")
-        return found if isinstance(found, dict) else {}
+        return cast("dict[str, int]", self._ask({"op": "waiting", "idle": idle})["waiting"])
 
     def count(self, kind: Counted, pids: Sequence[int]) -> Mapping[int, int]:
         """Give how many of a kind each process has."""

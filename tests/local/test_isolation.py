@@ -181,23 +181,6 @@ def test_the_32_bit_entry_kills(box: Sandbox) -> None:
     assert (code, text) == (128 + 31, "")
 
 
-def test_what_a_socket_holds_cannot_be_raised(box: Sandbox) -> None:
-    """A wish for larger buffers passes and changes nothing; other options are the program's own."""
-    code, text = box.python(
-        "import socket\n"
-        "for kind in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):\n"
-        "    with socket.socket(kind) as sock:\n"
-        "        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):\n"
-        "            before = sock.getsockopt(socket.SOL_SOCKET, option)\n"
-        "            sock.setsockopt(socket.SOL_SOCKET, option, 8 << 20)\n"
-        "            print(sock.getsockopt(socket.SOL_SOCKET, option) == before)\n"
-        "        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)\n"
-        "        print(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))\n"
-    )
-
-    assert (code, text) == (0, "True\nTrue\n1\n" * 3)
-
-
 def test_a_foreign_machine_has_no_filter() -> None:
     """For a machine we have no table for there is no filter, so nothing is launched."""
     with pytest.raises(KeyError):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from opencode_magic.local.isolation import MIB, Limits
+from opencode_magic.local.watchdog import Watchdog
 from tests.local import keepers
 from tests.local.keepers import eventually
+
+if TYPE_CHECKING:
+    from opencode_magic.local.gauge import Breach, Gauge, Process
 
 SOCKETS = """
 import os, socket, sys, time
@@ -185,6 +190,78 @@ def test_who_hides_its_files_is_not_taken_to_watch_many() -> None:
 
         assert [program.wait(20) for program in hidden] == [0] * 5
         assert not breached(made)
+
+
+def test_what_a_socket_holds_cannot_be_raised() -> None:
+    """A wish for larger buffers passes and changes nothing; other options are the program's own."""
+    source = (
+        "import socket\n"
+        "for kind in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):\n"
+        "    with socket.socket(kind) as sock:\n"
+        "        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):\n"
+        "            before = sock.getsockopt(socket.SOL_SOCKET, option)\n"
+        "            sock.setsockopt(socket.SOL_SOCKET, option, 8 << 20)\n"
+        "            print(sock.getsockopt(socket.SOL_SOCKET, option) == before)\n"
+        "        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)\n"
+        "        print(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))\n"
+    )
+    with keepers.sandbox() as made:
+        assert made.run("python3", "-c", source) == (0, "True\nTrue\n1\n" * 3)
+
+
+@pytest.mark.parametrize(("flags", "times"), [(0, 1), (0x400, 21)])
+def test_open_files_of_threads_count_once(flags: int, times: int) -> None:
+    """Threads share their open files, and count where one has its own (CLONE_FILES)."""
+    source = (
+        "import ctypes, threading, time\n"
+        "kept = [open('/dev/null') for _ in range(100)]\n"
+        "def own():\n"
+        f"    ctypes.CDLL(None).unshare({flags})\n"
+        "    time.sleep(20)\n"
+        "for _ in range(20): threading.Thread(target=own, daemon=True).start()\n"
+        "time.sleep(20)\n"
+    )
+    with keepers.sandbox() as made:
+        program = made.start("python3", "-c", source)
+
+        assert eventually(lambda: 100 * times < count_open(made) < 110 * times, timeout_s=5)
+        program.signal(9)
+
+
+class Forgetful:
+    """A sandbox's keeper that fails, for some looks, in a way that nobody thought of."""
+
+    def __init__(self, made: keepers.Sandbox) -> None:
+        self.keeper = made.keeper
+        self.looks = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.keeper, name)
+
+    def processes(self) -> list[Process]:
+        """Fail twice, then give what the keeper gives."""
+        self.looks += 1
+        if self.looks < 3:
+            raise KeyError(self.looks)
+        return self.keeper.processes()
+
+
+def test_the_watchdog_outlives_a_failed_look() -> None:
+    """Whatever one look meets, the limits hold from the next one on."""
+    breaches: list[Breach] = []
+    with keepers.sandbox() as made:
+        eater = made.start(
+            "python3", "-c", "kept = bytearray(300 << 20); import time; time.sleep(20)"
+        )
+        limits = Limits(memory_bytes=200 * MIB)
+        gauge = cast("Gauge", Forgetful(made))
+        watchdog = Watchdog(gauge, made.folder, limits, breaches.append)
+        watchdog.start()
+        code = eater.wait(20)
+        watchdog.stop()
+
+    assert code == 137
+    assert [breach.kind for breach in breaches] == ["memory"]
 
 
 def breached(made: keepers.Sandbox) -> bool:
