@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 import types
+from importlib import metadata
 from pathlib import Path
 
 import opencode_magic
@@ -112,3 +115,34 @@ print(time.perf_counter() - started)
     seconds = min(float(run_python(code)) for _ in range(3))
 
     assert seconds < 0.15
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """What another package brings may go with its next version."""
+    names = {
+        "google-re2": "re2",
+        "python-dotenv": "dotenv",
+        "markdown-it-py": "markdown_it",
+        "vercel-sandbox": "vercel",
+    }
+    declared = {
+        names.get(name, name.replace("-", "_").lower())
+        for line in metadata.requires("opencode-magic") or []
+        if "extra ==" not in line and (name := re.split(r"[^\w-]", line)[0])
+    }
+    files = Path(opencode_magic.__file__).parent.rglob("*.py")
+    imported = {
+        name.split(".")[0].lower()
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+    }
+    others = imported - set(sys.stdlib_module_names) - {"opencode_magic"}
+
+    assert others - declared == set()
