@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable, Iterator
 
+_FAILURES = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.UnsupportedProtocol,
+    httpcore.ProxyError,
+)
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
@@ -106,9 +113,7 @@ def _as_httpx() -> Iterator[None]:
     """Raise httpcore's errors as httpx's of the same name."""
     try:
         yield
-    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
-        raise _named_alike(error) from error
-    except (httpcore.UnsupportedProtocol, httpcore.ProxyError) as error:
+    except _FAILURES as error:
         raise _named_alike(error) from error
 
 

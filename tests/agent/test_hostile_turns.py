@@ -32,7 +32,9 @@ from tests.agent.views import RememberingView, ToldApprover
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from opencode_magic.agent.client import AgentClient
     from opencode_magic.core.conversation import PermissionRequest
+    from opencode_magic.core.parts import Turn
     from opencode_magic.core.permissions import PermissionReply
 
 PEAK_MB = 700
@@ -274,28 +276,37 @@ def test_a_stream_waits_while_the_user_is_asked() -> None:
     assert turn.text.startswith("The beginning. ")
 
 
+def stopped_after(
+    wait_s: float, client: AgentClient, *, on_stuck: Callable[[], None] | None = None
+) -> tuple[Turn, float]:
+    """Run a turn that another thread asks to stop; gives it, and how long it took in seconds."""
+    reader = EventReader(client)
+    reader.start()
+    stop = threading.Event()
+    threading.Timer(wait_s, stop.set).start()
+    started = time.monotonic()
+    turn = run_turn(
+        client,
+        reader,
+        SESSION,
+        Prompt("x"),
+        view=RememberingView(),
+        approver=ToldApprover(),
+        on_stuck=on_stuck,
+        stop=stop,
+    )
+    reader.close()
+    return turn, time.monotonic() - started
+
+
 def test_a_stop_of_another_thread_ends_an_endless_stream() -> None:
     """A down asks the turn to stop while the server floods it."""
     with hostile_server() as server, client_of(server) as client:
         server.stream(ENDLESS["the same part"]())
-        reader = EventReader(client)
-        reader.start()
-        stop = threading.Event()
-        threading.Timer(2, stop.set).start()
-        started = time.monotonic()
-        turn = run_turn(
-            client,
-            reader,
-            SESSION,
-            Prompt("x"),
-            view=RememberingView(),
-            approver=ToldApprover(),
-            stop=stop,
-        )
-        reader.close()
+        turn, took_s = stopped_after(2, client)
 
     assert turn.state == "stopped"
-    assert time.monotonic() - started < 12
+    assert took_s < 12
 
 
 @pytest.mark.parametrize("what", [("POST", "/message"), ("POST", "/abort"), ("GET", "/message?")])
@@ -317,24 +328,9 @@ def test_a_server_that_drips_after_a_stop_holds_nobody_up(what: tuple[str, str])
         server.on(*what, dripping)
         server.on("GET", "limit=1", lambda: says([]))
         server.stream([BEGIN])
-        reader = EventReader(client)
-        reader.start()
-        stop = threading.Event()
         stuck = threading.Event()
-        threading.Timer(1, stop.set).start()
-        started = time.monotonic()
-        turn = run_turn(
-            client,
-            reader,
-            SESSION,
-            Prompt("x"),
-            view=RememberingView(),
-            approver=ToldApprover(),
-            on_stuck=stuck.set,
-            stop=stop,
-        )
-        reader.close()
+        turn, took_s = stopped_after(1, client, on_stuck=stuck.set)
 
     assert (turn.state, turn.text) == ("stopped", "The beginning. ")
     assert stuck.is_set() == (what[0] == "POST")
-    assert time.monotonic() - started < 30
+    assert took_s < 30
