@@ -75,6 +75,45 @@ def test_cut_ends_the_connections_to_one_host(outside: Outside) -> None:
     assert records[-1].is_end
 
 
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_policy_change_cuts_a_long_answer_that_passes(
+    outside: Outside,
+    is_read: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Also while its bytes are only counted, and where the program has ceased to take them."""
+    size = 1 << 40
+
+    def talk(sock: socket.socket) -> None:
+        sock.recv(4096)
+        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        while True:
+            sock.sendall(bytes(1 << 20))
+
+    outside.serve_raw("api.example.com", talk)
+    with firewall(outside, {"allow": INJECT}) as wall, wall.open_tls("api.example.com") as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+        taken = 0
+        while taken < 8 << 20:
+            taken += len(sock.recv(1 << 20))
+        if not is_read:
+            time.sleep(0.5)
+        count = wall.firewall.set_policy(parse_policy({"allow": ["b.example.com"]}))
+        came = b"".join(iter(lambda: read_or_end(sock), b""))
+        records = wall.records(2)
+
+    assert count == 1
+    assert len(came) < 64 << 20  # what was on its way
+    assert (records[-1].is_end, records[-1].reason) == (True, "cut: the network policy changed")
+    assert records[-1].bytes_in >= taken
+
+
+def read_or_end(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(1 << 20)
+    except OSError:
+        return b""
+
+
 def test_close_leaves_nothing(outside: Outside) -> None:
     """After close no thread of the firewall lives and no connection is open."""
     outside.serve_http("plain.example.com")
